@@ -1,0 +1,29 @@
+# Everything a developer types; each target sets up what is missing first.
+PYTHON := .venv/bin/python
+export PYTHONDONTWRITEBYTECODE := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test check demo bench clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## Debian packages and .venv (nothing to do = nothing done)
+	@.ci/setup
+
+test: setup ## all tests; LEVELS="unit engine" for some, ARGS="-k drift -x" for pytest
+	$(PYTHON) -m pytest $(addprefix tests/,$(LEVELS)) $(ARGS)
+
+check: setup ## ruff and mypy
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m mypy
+
+demo: setup ## a sample lake from a local S3 server, mounted, read, measured (2 minutes, 2 GB)
+	$(PYTHON) -m tests.rig.demo
+
+bench: setup ## the scenarios of bench/, one JSON result each
+	$(PYTHON) -m bench
+
+clean: ## what setup, tests and tools have made here
+	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
