@@ -1,0 +1,237 @@
+"""Everything the daemon counts: declared once here, counted anywhere, given out as Prometheus text.
+
+`Metrics` is the list; one instance per daemon is handed to those who count.  Counting is safe from every
+thread and costs an uncontended lock.  Names here are those of the log and of the documents
+("origin.bytes_total"); Prometheus sees them as dsfs_origin_bytes_total.
+"""
+
+import logging
+import math
+import threading
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeVar
+
+log = logging.getLogger(__name__)
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+# From a page-cache hit to the longest a reader waits by default.
+SECONDS_BUCKETS = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0)
+
+
+class Metric:
+    """A name, what its value means in one sentence, and at most one label."""
+
+    type = ""
+
+    def __init__(self, name: str, help: str, label: str = "") -> None:
+        self.name = name
+        self.help = help
+        self.label = label
+
+    @property
+    def exposed_name(self) -> str:
+        return "dsfs_" + self.name.replace(".", "_")
+
+    def samples(self) -> Iterator[tuple[str, Mapping[str, str], float]]:
+        """(suffix of the name, labels, value) of every sample there is now."""
+        raise NotImplementedError
+
+
+class Counter(Metric):
+    """A number that only grows while the daemon lives."""
+
+    type = "counter"
+
+    def __init__(self, name: str, help: str, label: str = "") -> None:
+        super().__init__(name, help, label)
+        self._lock = threading.Lock()
+        self._values: dict[str, float] = {} if label else {"": 0}
+
+    def add(self, amount: float = 1, label: str = "") -> None:
+        """Count `amount`; a counter with a label needs its value, and few values may ever occur."""
+        with self._lock:
+            self._values[label] = self._values.get(label, 0) + amount
+
+    def value(self, label: str = "") -> float:
+        with self._lock:
+            return self._values.get(label, 0)
+
+    def samples(self) -> Iterator[tuple[str, Mapping[str, str], float]]:
+        with self._lock:
+            values = sorted(self._values.items())
+        return (("", {self.label: label} if self.label else {}, value) for label, value in values)
+
+
+class Gauge(Metric):
+    """A number that is asked for when somebody looks; without a source there is no sample."""
+
+    type = "gauge"
+
+    def __init__(self, name: str, help: str, label: str = "") -> None:
+        super().__init__(name, help, label)
+        self._read: Callable[[], float | Mapping[str, float]] | None = None
+
+    def read_from(self, read: Callable[[], float | Mapping[str, float]]) -> None:
+        """Take the value from `read`, which must be quick: a number, or one per value of the label."""
+        self._read = read
+
+    def samples(self) -> Iterator[tuple[str, Mapping[str, str], float]]:
+        if self._read is None:
+            return
+        try:
+            found = self._read()
+        except Exception:
+            # One gauge that fails must not hide all other figures.
+            log.exception("gauge %s cannot be read", self.name)
+            return
+        if isinstance(found, Mapping):
+            for label, value in sorted(found.items()):
+                yield "", {self.label: label}, value
+        else:
+            yield "", {}, found
+
+
+class Histogram(Metric):
+    """How values are distributed over fixed buckets."""
+
+    type = "histogram"
+
+    def __init__(self, name: str, help: str, bounds: Sequence[float]) -> None:
+        super().__init__(name, help)
+        self._bounds = tuple(bounds)
+        self._lock = threading.Lock()
+        self._counts = [0] * (len(self._bounds) + 1)
+        self._sum = 0.0
+
+    def observe(self, value: float) -> None:
+        place = bisect_left(self._bounds, value)
+        with self._lock:
+            self._counts[place] += 1
+            self._sum += value
+
+    def samples(self) -> Iterator[tuple[str, Mapping[str, str], float]]:
+        with self._lock:
+            counts, total = list(self._counts), self._sum
+        so_far = 0
+        for bound, count in zip((*self._bounds, math.inf), counts, strict=True):
+            so_far += count
+            yield "_bucket", {"le": _number(bound)}, so_far
+        yield "_sum", {}, total
+        yield "_count", {}, so_far
+
+
+MetricT = TypeVar("MetricT", bound=Metric)
+
+
+class Registry:
+    """The metrics of one daemon, in the order of their declaration."""
+
+    def __init__(self) -> None:
+        self._metrics: dict[str, Metric] = {}
+
+    def declare(self, metric: MetricT) -> MetricT:
+        """Add a metric; ValueError if its name is taken."""
+        if metric.name in self._metrics:
+            raise ValueError(f"the metric {metric.name} is declared twice")
+        self._metrics[metric.name] = metric
+        return metric
+
+    def __iter__(self) -> Iterator[Metric]:
+        return iter(self._metrics.values())
+
+    def text(self) -> str:
+        """All samples in the Prometheus text format 0.0.4."""
+        lines = []
+        for metric in self:
+            lines.append(f"# HELP {metric.exposed_name} {_escaped(metric.help)}")
+            lines.append(f"# TYPE {metric.exposed_name} {metric.type}")
+            for suffix, labels, value in metric.samples():
+                pairs = ",".join(f'{name}="{_escaped(text, quote=True)}"' for name, text in labels.items())
+                label_text = f"{{{pairs}}}" if pairs else ""
+                lines.append(f"{metric.exposed_name}{suffix}{label_text} {_number(value)}")
+        return "\n".join(lines) + "\n"
+
+
+class Metrics:
+    """The list of all metrics.  Units are in the names; `_total` counts since the daemon started."""
+
+    def __init__(self) -> None:
+        self.registry = Registry()
+        declare = self.registry.declare
+        self.read_requests = declare(Counter("read.requests_total", "Reads that reached the daemon."))
+        self.read_bytes = declare(Counter("read.bytes_total", "Bytes given to readers by the daemon."))
+        self.read_resident_bytes = declare(
+            Counter("read.resident_bytes_total", "Bytes given to readers out of the backing directory.")
+        )
+        self.read_errors = declare(
+            Counter("read.errors_total", "Reads that ended with an error, by errno name.", "errno")
+        )
+        self.read_seconds = declare(
+            Histogram("read.seconds", "Time the daemon took to answer a read.", SECONDS_BUCKETS)
+        )
+        self.origin_requests = declare(
+            Counter("origin.requests_total", "Requests sent to the origin, by operation.", "operation")
+        )
+        self.origin_errors = declare(
+            Counter("origin.errors_total", "Requests to the origin that failed, by error.", "error")
+        )
+        self.origin_retries = declare(
+            Counter("origin.retries_total", "Requests sent once more after a failure.")
+        )
+        self.origin_bytes = declare(
+            Counter("origin.bytes_total", "Bytes of objects received from the origin.")
+        )
+        self.fetch_seconds = declare(
+            Histogram("fetch.seconds", "Time from a fetch's start to its last byte.", SECONDS_BUCKETS)
+        )
+        self.flight_joins = declare(
+            Counter("flight.joins_total", "Wants of a block that joined a fetch already under way.")
+        )
+        self.fill_bytes = declare(Counter("fill.bytes_total", "Bytes written into the backing directory."))
+        self.fill_skipped_bytes = declare(
+            Counter("fill.skipped_bytes_total", "Fetched bytes not written there, by reason.", "reason")
+        )
+        self.seal_segments = declare(Counter("seal.segments_total", "Segments completed and sealed."))
+        self.drop_bytes = declare(Counter("drop.bytes_total", "Bytes deleted by request."))
+        self.backing_errors = declare(
+            Counter(
+                "backing.errors_total", "Failed operations on the backing directory, by errno name.", "errno"
+            )
+        )
+        self.backing_used_bytes = declare(
+            Gauge("backing.used_bytes", "Bytes dsfs has in the backing directory.")
+        )
+        self.backing_free_bytes = declare(
+            Gauge("backing.free_bytes", "Free bytes of the file system of the backing directory.")
+        )
+        self.memory_used_bytes = declare(Gauge("memory.used_bytes", "Bytes held in buffers."))
+        self.memory_limit_bytes = declare(Gauge("memory.limit_bytes", "Most bytes that buffers may hold."))
+        self.resident_bytes = declare(
+            Gauge("version.resident_bytes", "Resident bytes of each version in use.", "version")
+        )
+
+    def text(self) -> str:
+        """All samples in the Prometheus text format."""
+        return self.registry.text()
+
+
+def markdown_table() -> str:
+    """Every metric, for the README."""
+    rows = ["| metric | type | meaning |", "|---|---|---|"]
+    for metric in Metrics().registry:
+        label = f"{{{metric.label}}}" if metric.label else ""
+        rows.append(f"| `{metric.exposed_name}{label}` | {metric.type} | {metric.help} |")
+    return "\n".join(rows) + "\n"
+
+
+def _number(value: float) -> str:
+    if math.isinf(value):
+        return "+Inf" if value > 0 else "-Inf"
+    return str(int(value)) if value == int(value) else repr(value)
+
+
+def _escaped(text: str, *, quote: bool = False) -> str:
+    text = text.replace("\\", r"\\").replace("\n", r"\n")
+    return text.replace('"', r"\"") if quote else text

@@ -1,0 +1,79 @@
+"""Every error dsfs raises on purpose, with the errno its reader sees.
+
+The class says what is true, not what was tried.  One place (mount/operations.py) turns a DsfsError into
+the reply of a request; one place (cli.py) turns it into an exit code.
+"""
+
+import errno as errnos
+
+
+class DsfsError(Exception):
+    """Base of all errors raised on purpose; `errno` is what a reader of the mount gets."""
+
+    errno = errnos.EIO
+
+
+class ConfigError(DsfsError):
+    """The configuration cannot be used; the message names the key.  Ends a command with exit code 2."""
+
+    errno = errnos.EINVAL
+
+
+class NotFoundError(DsfsError):
+    """No dataset, version or path of that name."""
+
+    errno = errnos.ENOENT
+
+
+class OriginError(DsfsError):
+    """The origin did not deliver what was asked for."""
+
+
+class OriginTemporaryError(OriginError):
+    """A fault that another attempt may not meet: 5xx, SlowDown, time-out, reset, short or misplaced body."""
+
+
+class OriginTimeoutError(OriginError):
+    """`origin.timeout` passed before the wanted bytes were there."""
+
+
+class AccessDeniedError(OriginError):
+    """The origin answered 401 or 403, or there are no credentials."""
+
+    errno = errnos.EACCES
+
+
+class DriftedError(OriginError):
+    """The object at the origin is no longer the one the catalog names (changed, replaced or deleted)."""
+
+    errno = errnos.ESTALE
+
+
+class BucketMissingError(OriginError):
+    """The origin has no bucket of that name."""
+
+
+class BackingError(DsfsError):
+    """The backing directory cannot be used (unknown format, wrong owner, not a directory)."""
+
+
+class NoRoomError(BackingError):
+    """No room in the backing directory: limit, floor, ENOSPC or EDQUOT.  Never reaches a reader."""
+
+    errno = errnos.ENOSPC
+
+
+class MountpointError(DsfsError):
+    """The mountpoint cannot be used; the message says why and what to do."""
+
+
+class BusyError(DsfsError):
+    """Another daemon holds the state directory or the mountpoint; the message names it and its pid."""
+
+    errno = errnos.EBUSY
+
+
+class DaemonUnreachableError(DsfsError):
+    """No daemon answers on the control socket."""
+
+    errno = errnos.ECONNREFUSED
