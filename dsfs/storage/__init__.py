@@ -1,0 +1,1 @@
+"""One adapter per outside system: origin, backing directory, residency index, catalog."""
