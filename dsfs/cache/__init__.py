@@ -1,0 +1,1 @@
+"""Services of the way of a read: flights, fetch, fill, readahead."""

@@ -1,0 +1,232 @@
+"""Fetch: origin -> memory, each block once for all who want it, with the one place of retries.
+
+A want starts a run (or finds one in flight: single-flight is `segment.runs`), its pieces go to the origin's
+pool as tickets, and readers wait on a piece until their bytes are in the slot, not until it is whole.  A
+complete run goes to the filler.
+
+Concurrency: the trio thread decides everything; a worker thread makes one attempt at one piece and posts how
+it ended.  A piece that fails for the time being is submitted again after a delay; the run and its waiters
+stay.  Shared work belongs to nobody's request: a cancelled reader leaves the run to the others and to the
+cache.
+"""
+
+import logging
+import random
+import time
+from dataclasses import dataclass
+from functools import partial
+
+import trio
+
+from dsfs.cache.fill import Filler
+from dsfs.cache.memory import Dropping, Memory
+from dsfs.cache.pool import Bridge, Pool, Priority, Ticket
+from dsfs.cache.runs import ActiveSegment, LastFetch, Piece, Run
+from dsfs.cache.slot import Slot
+from dsfs.metrics import Metrics
+from dsfs.model.blocks import extent
+from dsfs.model.errors import DriftedError, DsfsError, OriginTemporaryError, OriginTimeoutError
+from dsfs.model.retry import retry_delay_s
+
+log = logging.getLogger(__name__)
+
+AHEAD_ATTEMPTS = 3  # nobody waits for these bytes yet; a reader who comes starts anew
+
+
+@dataclass
+class Fetcher:
+    """Starts runs, repeats failed pieces, and hands complete runs to the filler.
+
+    INVARIANT: `in_flight` is the number of runs that wait for the origin.
+    """
+
+    memory: Memory
+    pool: Pool
+    bridge: Bridge
+    filler: Filler
+    nursery: trio.Nursery
+    metrics: Metrics
+    timeout_s: float
+    jitter: random.Random
+
+    def __post_init__(self) -> None:
+        self.in_flight = 0
+        self._idle = trio.lowlevel.ParkingLot()
+
+    async def want(self, segment: ActiveSegment, first: int, end: int, *, force: bool = False) -> Run | None:
+        """The run in which block `first` is, or comes; a new one takes in as much of first..end-1 as nobody
+        has.
+
+        `force`: also blocks that count as resident (their bytes could not be read).  Waits for memory; None
+        if the block has become resident meanwhile.  Raises the error with which the block failed a moment
+        ago.
+        """
+        while True:
+            if run := segment.runs.get(first):
+                self._promote(run, first)
+                self.metrics.flight_joins.add()
+                return run
+            if error := segment.recent_error(first):
+                raise error.with_traceback(None)
+            if segment.file.presence[first] and not force:
+                return None
+            until = self._free_until(segment, first, end, force=force)
+            length = extent(segment.file.blocks, first, until)[1]
+            slot = self.memory.try_take(length, Dropping.SETTLED)
+            if slot is None:
+                slot = await self.memory.take(length)
+                # While this task waited for room another may have started some of these blocks, or filled the
+                # first.
+                is_taken = first in segment.runs or (segment.file.presence[first] and not force)
+                if is_taken or self._free_until(segment, first, end, force=force) != until:
+                    self.memory.give_back(slot)
+                    continue
+            return self._start(segment, first, until, slot, Priority.READER, wanted=first)
+
+    def ahead(self, segment: ActiveSegment, first: int, end: int, run_blocks: int, dropping: Dropping) -> int:
+        """Start runs for what is missing in first..end-1, as long as memory is to be had.
+
+        Returns the block it came to.
+        """
+        blocks = segment.file.blocks
+        while first < end:
+            if not segment.is_missing(first) or segment.recent_error(first):
+                first += 1
+                continue
+            until = self._free_until(segment, first, min(end, first + run_blocks), force=False)
+            slot = self.memory.try_take(extent(blocks, first, until)[1], dropping)
+            if slot is None:
+                return first
+            self._start(segment, first, until, slot, Priority.AHEAD, wanted=-1)
+            first = until
+        return end
+
+    def _free_until(self, segment: ActiveSegment, first: int, end: int, *, force: bool) -> int:
+        """One past the last block of the run that may start at `first`.
+
+        Nobody has the blocks between, and one slot holds them.
+        """
+        end = min(end, segment.file.blocks.run_limit(first))
+        block = first + 1
+        while block < end and block not in segment.runs and (force or not segment.file.presence[block]):
+            block += 1
+        return block
+
+    def _start(
+        self, segment: ActiveSegment, first: int, end: int, slot: Slot, priority: Priority, wanted: int
+    ) -> Run:
+        run = Run(segment, first, end, slot)
+        for block in range(first, end):
+            segment.runs[block] = run
+            segment.failed.pop(block, None)
+        self.in_flight += 1
+        now = trio.current_time()
+        for piece in run.pieces:
+            piece.started_s = now
+            # Of a pack only the wanted member is urgent: its neighbours come behind what other readers wait
+            # for.
+            urgent = piece.first <= wanted < piece.end
+            self._submit(piece, priority if urgent or wanted < 0 else Priority.AHEAD)
+        return run
+
+    def _submit(self, piece: Piece, priority: Priority) -> None:
+        piece.attempts += 1
+        piece.ticket = Ticket(partial(self._attempt, piece))
+        self.pool.submit(piece.ticket, priority)
+
+    def _promote(self, run: Run, block: int) -> None:
+        """A reader waits for `block`.
+
+        If its piece is still queued, it goes before everything that was only fetched ahead.
+        """
+        ticket = run.piece_of(block).ticket
+        if ticket is not None and ticket.is_queued:
+            self.pool.submit(ticket, Priority.READER)
+
+    # ---------------------------------------------------------------- in a worker thread
+
+    def _attempt(self, piece: Piece) -> None:
+        """One GET for what is not there yet of the piece."""
+        began = time.perf_counter()
+        slot = piece.run.slot
+        done = piece.got
+        error: DsfsError | None = None
+        try:
+            origin = piece.run.segment.source.origin
+            for chunk in origin.fetch(piece.obj, piece.object_offset + done, piece.length - done):
+                done += slot.put(piece.at + done, chunk)
+                piece.got = done
+                if piece.waiters:
+                    self.bridge.post(piece.wake)
+        except DsfsError as exc:
+            error = exc
+        except Exception as exc:
+            log.exception("unexpected error while fetching %r", piece.obj.key)
+            error = OriginTemporaryError(f"unexpected {type(exc).__name__}: {exc}")
+        if error is None and done != piece.length:
+            error = OriginTemporaryError(f"{piece.obj.key!r}: {done} of {piece.length} bytes came")
+        self.bridge.post(partial(self._ended, piece, error, time.perf_counter() - began))
+
+    # ---------------------------------------------------------------- on the trio thread again
+
+    def _ended(self, piece: Piece, error: DsfsError | None, seconds: float) -> None:
+        segment = piece.run.segment
+        self.metrics.fetch_seconds.observe(seconds)
+        if error is None:
+            piece.is_done = True
+            segment.last_fetch = LastFetch(time.time(), piece.length, seconds, piece.attempts)
+            piece.wake()
+            self._finished(piece.run)
+            return
+        segment.last_error = (time.time(), str(error))
+        delay_s = retry_delay_s(piece.attempts, self.jitter.random())
+        is_late = trio.current_time() + delay_s - piece.started_s > self.timeout_s
+        is_unwanted = not piece.waiters and piece.attempts >= AHEAD_ATTEMPTS
+        if isinstance(error, OriginTemporaryError) and not is_late and not is_unwanted:
+            log.info("attempt %d failed, again in %.1f s: %s", piece.attempts, delay_s, error)
+            self.metrics.origin_retries.add()
+            self.nursery.start_soon(self._again, piece, delay_s)
+            return
+        if isinstance(error, OriginTemporaryError) and is_late:
+            error = OriginTimeoutError(
+                f"{error} (gave up after {piece.attempts} attempts in {self.timeout_s:g} s)"
+            )
+        if isinstance(error, DriftedError):
+            segment.source.drifted(piece.obj)
+        log.warning("fetch failed: %s", error)
+        piece.error = error
+        segment.fail(piece, error)
+        piece.wake()
+        self._finished(piece.run)
+
+    async def _again(self, piece: Piece, delay_s: float) -> None:
+        await trio.sleep(delay_s)
+        self._submit(piece, Priority.READER if piece.waiters else Priority.AHEAD)
+
+    def _finished(self, run: Run) -> None:
+        """One more piece is done or has failed."""
+        run.unfinished -= 1
+        if run.unfinished == 0:
+            self.in_flight -= 1
+            self.filler.fill(run)
+            if not self.in_flight:
+                self._idle.unpark_all()
+
+    async def wait_for(self, piece: Piece, need: int) -> None:
+        """Wait until the first `need` bytes of the piece are there; OriginError if they do not come in time."""
+        if piece.got >= need:
+            return
+        try:
+            with trio.fail_after(self.timeout_s):
+                await piece.wait_got(need)
+        except trio.TooSlowError:
+            last = piece.run.segment.last_error
+            why = f": {last[1]}" if last else ""
+            raise OriginTimeoutError(
+                f"{piece.obj.key!r} did not come within {self.timeout_s:g} s{why}"
+            ) from None
+
+    async def wait_idle(self) -> None:
+        """Wait until no run waits for the origin."""
+        while self.in_flight:
+            await self._idle.park()

@@ -1,0 +1,60 @@
+"""Open: a catalog entry becomes an open file with its segment.
+
+Concurrency: the trio thread.  An open asks the backing directory (one hop to its pool, the first time a
+segment is used) and never the origin.
+"""
+
+from dataclasses import dataclass
+
+from dsfs.cache.library import Generation
+from dsfs.cache.read import OpenFile
+from dsfs.cache.runs import ActiveSegment
+from dsfs.cache.segments import SegmentTable
+from dsfs.model.blocks import BLOCK
+from dsfs.storage.catalog import Entry
+from dsfs.storage.residency import ResidencyIndex
+
+
+@dataclass
+class Opener:
+    """Opens and releases files, and tells how much of one is resident."""
+
+    segments: SegmentTable
+    index: ResidencyIndex
+
+    async def open(self, generation: Generation, entry: Entry) -> OpenFile:
+        """The file, with its segment kept open until `release`."""
+        if entry.size == 0:
+            return OpenFile(None, 0, 0)
+        segment = await self.segment(generation, entry)
+        segment.users += 1
+        return OpenFile(segment, entry.offset, entry.size)
+
+    async def segment(self, generation: Generation, entry: Entry) -> ActiveSegment:
+        """The opened segment that holds the file."""
+        version, catalog = generation.version, generation.catalog
+        origin = version.dataset.origin
+        if entry.pack >= 0:
+            return await self.segments.of_pack(origin, catalog, catalog.pack(entry.pack), version.note_drift)
+        obj = catalog.object_of(entry)
+        return await self.segments.of_object(origin, obj, generation.identity_of(entry), version.note_drift)
+
+    def release(self, file: OpenFile) -> None:
+        if file.segment is not None:
+            file.segment.users -= 1
+
+    async def resident_blocks(self, generation: Generation, entry: Entry) -> tuple[int, int]:
+        """(resident, all) blocks of the file: as the open segment knows, else as the index remembers."""
+        if entry.size == 0:
+            return 0, 0
+        total = 1 if entry.pack >= 0 else -(-entry.size // BLOCK)
+        identity = generation.identity_of(entry)
+        if (segment := self.segments.find(identity)) is not None:
+            presence = segment.file.presence
+            if entry.pack >= 0:
+                return int(presence[entry.member] != 0), 1
+            return len(presence) - presence.count(0), total
+        record = self.index.get(identity)
+        if record is None:
+            return 0, total
+        return (int(record.has(entry.member)), 1) if entry.pack >= 0 else (record.resident_blocks, total)

@@ -1,0 +1,197 @@
+"""Read: the way of a request from an open file to its bytes.
+
+Resident blocks come from the backing directory, blocks in memory from their run, the rest is wanted from the
+origin; readahead is told what was seen.  A fault of the backing directory is never the reader's: what cannot
+be read there is wanted from the origin.
+
+Concurrency: the trio thread; reads of the backing directory run in its pool unless the page cache has the
+bytes.  A reply may be a view of a slot: it is sent before the trio thread does anything else, so the slot
+cannot be reused under it.
+"""
+
+import logging
+from dataclasses import dataclass, field
+from functools import partial
+
+from dsfs.cache.ahead import Readahead
+from dsfs.cache.fetch import Fetcher
+from dsfs.cache.fill import Filler
+from dsfs.cache.memory import Memory
+from dsfs.cache.pool import Pool
+from dsfs.cache.runs import ActiveSegment, Run
+from dsfs.metrics import Metrics
+from dsfs.model.blocks import BLOCK, RUN, UniformBlocks, extent
+from dsfs.model.readahead import Stream
+from dsfs.storage.segment import BlockLostError, State
+
+log = logging.getLogger(__name__)
+
+Buffer = bytes | bytearray | memoryview
+
+
+@dataclass(slots=True)
+class OpenFile:
+    """An open file of `size` bytes from `offset` of its segment (0 for a large object); no segment if it is empty."""
+
+    segment: ActiveSegment | None
+    offset: int
+    size: int
+    stream: Stream = field(default_factory=Stream)
+
+
+@dataclass
+class Reader:
+    """Answers reads of open files."""
+
+    fetcher: Fetcher
+    filler: Filler
+    readahead: Readahead
+    memory: Memory
+    pool: Pool
+    metrics: Metrics
+    inline: (
+        bool  # the backing directory is local: its page cache may be asked without leaving the trio thread
+    )
+
+    async def read(self, file: OpenFile, offset: int, size: int) -> Buffer:
+        """The bytes [offset, offset+size) of the file, fewer at its end.  DsfsError if they cannot be had."""
+        size = min(size, file.size - offset)
+        if size <= 0 or file.segment is None:
+            return b""
+        segment = file.segment
+        segment.users += 1
+        try:
+            if segment.file.state is State.CLOSED:
+                await self.pool.run(segment.file.open)
+            return await self._collect(file, segment, file.offset + offset, size)
+        finally:
+            segment.users -= 1
+
+    async def _collect(self, file: OpenFile, segment: ActiveSegment, offset: int, size: int) -> Buffer:
+        if segment.file.state is State.SEALED and self.inline:
+            try:
+                if (cached := segment.file.read_sealed(offset, size, cached_only=True)) is not None:
+                    self.metrics.read_resident_bytes.add(size)
+                    return cached
+            except (OSError, BlockLostError) as exc:
+                self._lost(segment, exc)
+        blocks = segment.file.blocks
+        end = offset + size
+        run_bytes = 0
+        if segment.file.state is not State.SEALED:
+            if isinstance(blocks, UniformBlocks):
+                run_bytes = await self._look_ahead(file, segment, offset, end)
+            else:
+                self.readahead.touched(segment)
+        parts: list[Buffer] = []
+        while offset < end:
+            block = blocks.at(offset)
+            if block not in segment.runs and segment.file.presence[block]:
+                part = await self._resident(segment, offset, end)
+            else:
+                part = await self._fetched(segment, offset, end, run_bytes)
+            offset += len(part)
+            # A view is of a slot, which may be reused while this task waits for the next part.
+            parts.append(bytes(part) if offset < end and isinstance(part, memoryview) else part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def _look_ahead(self, file: OpenFile, segment: ActiveSegment, offset: int, end: int) -> int:
+        """Start the wanted run of a large file, then what its stream will want next.
+
+        Returns how much one GET may bring.
+        """
+        advice = file.stream.observe(offset, end - offset, self.readahead.window_limit)
+        block = offset // BLOCK
+        if advice.until > advice.ahead:
+            if segment.is_missing(block):
+                await self.fetcher.want(segment, *self._run_from(segment, block, end, advice.run_bytes))
+            self.readahead.stream(segment, file.stream, advice)
+        return advice.run_bytes
+
+    # ---------------------------------------------------------------- from the origin
+
+    async def _fetched(
+        self, segment: ActiveSegment, offset: int, end: int, run_bytes: int, *, force: bool = False
+    ) -> Buffer:
+        """Bytes from `offset` on that are, or come, in memory.
+
+        Up to `end` or the end of their run; b"" = look again.
+        """
+        block = segment.file.blocks.at(offset)
+        if block not in segment.runs:
+            segment.misses += 1
+        run = await self.fetcher.want(segment, *self._run_from(segment, block, end, run_bytes), force=force)
+        return b"" if run is None else await self._from_run(run, block, offset, end)
+
+    def _run_from(self, segment: ActiveSegment, block: int, end: int, run_bytes: int) -> tuple[int, int]:
+        """Which blocks to fetch for the bytes from `block` to `end`: of a pack, neighbours come along."""
+        blocks = segment.file.blocks
+        if isinstance(blocks, UniformBlocks):
+            until = min(blocks.size, max(end, block * BLOCK + run_bytes))
+            return block, blocks.at(until - 1) + 1
+        limit = blocks.offset(block) + self.readahead.stripe_bytes(segment)
+        stop = block + 1
+        while stop < len(blocks) and blocks.offset(stop) + blocks.length(stop) <= limit:
+            stop += 1
+        return block, stop
+
+    async def _from_run(self, run: Run, block: int, offset: int, end: int) -> Buffer:
+        piece = run.piece_of(block)
+        blocks = run.segment.file.blocks
+        piece_start = run.offset + piece.at
+        stop = min(end, piece_start + piece.length)
+        run.users += 1
+        try:
+            await self.fetcher.wait_for(piece, stop - piece_start)
+        finally:
+            run.users -= 1
+        at = offset - run.offset
+        if stop == run.offset + extent(blocks, run.first, run.end)[1]:
+            self.memory.consume(run)
+        return run.slot.view[at : at + stop - offset]
+
+    # ---------------------------------------------------------------- from the backing directory
+
+    async def _resident(self, segment: ActiveSegment, offset: int, end: int) -> Buffer:
+        """Bytes from `offset` on that are resident, up to `end`; from the origin if they turn out not to be."""
+        file = segment.file
+        first = file.blocks.at(offset)
+        last = first
+        limit = file.blocks.at(end - 1)
+        while last < limit and file.presence[last + 1] and last + 1 not in segment.runs:
+            last += 1
+        stop = min(end, file.blocks.offset(last) + file.blocks.length(last))
+        got: Buffer
+        try:
+            if file.state is State.SEALED:
+                got = await self.pool.run(partial(file.read_sealed, offset, stop - offset)) or b""
+            else:
+                got = await self._filling(segment, first, last + 1, offset, stop)
+        except (OSError, BlockLostError) as exc:
+            self._lost(segment, exc)
+            return await self._fetched(segment, offset, end, 0, force=isinstance(exc, OSError))
+        self.metrics.read_resident_bytes.add(len(got))
+        return got
+
+    async def _filling(self, segment: ActiveSegment, first: int, end: int, offset: int, stop: int) -> Buffer:
+        """The bytes [offset, stop) out of the blocks first..end-1 of a segment being filled, read whole and checked."""
+        blocks = segment.file.blocks
+        start, length = extent(blocks, first, end)
+        while length > RUN:
+            end -= 1
+            length = extent(blocks, first, end)[1]
+        stop = min(stop, start + length)
+        slot = await self.memory.take(length)
+
+        def work() -> bytes:
+            segment.file.read_filling(first, end, slot.view)
+            return bytes(slot.view[offset - start : stop - start])
+
+        # Not in a `finally`: were this task cancelled, the thread would go on writing to the slot.
+        return await self.pool.run(work, after=partial(self.memory.give_back, slot))
+
+    def _lost(self, segment: ActiveSegment, exc: Exception) -> None:
+        log.warning(
+            "segment %s: resident bytes could not be used, the origin is asked: %s", segment.identity, exc
+        )
+        self.filler.changed(segment)

@@ -1,0 +1,203 @@
+"""A segment in use and its runs: neighbouring blocks in one slot, while they are fetched, filled, and kept in
+memory.
+
+A run of a large segment is one piece (one GET); a run of a pack has a piece for each member.  Memory is asked
+for by run, the origin by piece, the backing directory by run again: one write for many small objects.
+
+Concurrency: the trio thread owns everything here.  The thread that fetches a piece writes `got` alone, after
+the bytes; it looks at `waiters` after that.  The trio thread appends to `waiters` and looks at `got` after
+that.  So no wake-up is lost.
+
+INVARIANT: `segment.runs[b] is run` implies run.first <= b < run.end, and the run is in flight or in memory.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+import trio
+
+from dsfs.cache.pool import Ticket
+from dsfs.cache.slot import Slot
+from dsfs.model.errors import DsfsError
+from dsfs.model.objects import ObjectRef
+from dsfs.storage.origin import Origin
+from dsfs.storage.residency import SegmentRecord, bitmap_of
+from dsfs.storage.segment import SegmentFile, State
+
+ERROR_BELIEVED_S = 1.0  # an object that failed for good is not asked for again so soon
+
+
+class Piece:
+    """`length` bytes of `obj` from `object_offset`, for the blocks first..end-1.
+
+    They go to offset `at` of the run's slot.
+    """
+
+    __slots__ = (
+        "at", "attempts", "end", "error", "first", "got", "is_done", "length", "obj", "object_offset", "run",
+        "started_s", "ticket", "waiters",
+    )  # fmt: skip
+
+    def __init__(
+        self, run: Run, obj: ObjectRef, object_offset: int, at: int, length: int, first: int, end: int
+    ) -> None:
+        self.run = run
+        self.obj = obj
+        self.object_offset = object_offset
+        self.at = at
+        self.length = length
+        self.first = first
+        self.end = end
+        self.got = 0
+        self.attempts = 0
+        self.started_s = 0.0
+        self.is_done = False
+        self.error: DsfsError | None = None
+        self.ticket: Ticket | None = None
+        self.waiters: list[tuple[int, trio.lowlevel.Task]] = []
+
+    async def wait_got(self, need: int) -> None:
+        """Wait until the first `need` bytes are in the slot; raises the error if they never will be."""
+        while self.got < need:
+            if self.error is not None:
+                raise self.error.with_traceback(None)
+            waiter = (need, trio.lowlevel.current_task())
+            self.waiters.append(waiter)
+            if self.got >= need:
+                self.waiters.remove(waiter)
+                return
+
+            def abort(_: object, waiter: tuple[int, trio.lowlevel.Task] = waiter) -> trio.lowlevel.Abort:
+                self.waiters.remove(waiter)
+                return trio.lowlevel.Abort.SUCCEEDED
+
+            await trio.lowlevel.wait_task_rescheduled(abort)
+
+    def wake(self) -> None:
+        """Go on with those who have what they waited for (all, after an error)."""
+        if self.waiters:
+            got = self.length if self.error is not None else self.got
+            ready = [waiter for waiter in self.waiters if waiter[0] <= got]
+            self.waiters = [waiter for waiter in self.waiters if waiter[0] > got]
+            for _, task in ready:
+                trio.lowlevel.reschedule(task)
+
+
+class Run:
+    """The blocks first..end-1 of `segment`, in `slot` from its beginning.
+
+    `users`: readers that wait for it or copy from it; `unfinished`: pieces neither done nor failed;
+    `consumed`: a reader had its last byte; `filled`: all its blocks are resident.
+    """
+
+    __slots__ = (
+        "consumed", "end", "fill_ticket", "filled", "first", "offset", "pieces", "segment", "slot", "unfinished",
+        "users",
+    )  # fmt: skip
+
+    def __init__(self, segment: ActiveSegment, first: int, end: int, slot: Slot) -> None:
+        self.segment = segment
+        self.first = first
+        self.end = end
+        self.offset = segment.file.blocks.offset(first)
+        self.slot = slot
+        self.pieces = segment.source.pieces(self)
+        self.unfinished = len(self.pieces)
+        self.users = 0
+        self.consumed = False
+        self.filled = False
+        self.fill_ticket: Ticket | None = None
+
+    def piece_of(self, block: int) -> Piece:
+        return self.pieces[0] if len(self.pieces) == 1 else self.pieces[block - self.first]
+
+
+class Source(Protocol):
+    """Where the bytes of one segment come from."""
+
+    origin: Origin
+
+    def pieces(self, run: Run) -> list[Piece]:
+        """The GETs that bring the run."""
+
+    def neighbour(self, distance: int) -> ActiveSegment | None:
+        """The pack so many places behind this one, in use or (for +1) taken into use; None if there is none."""
+
+    def drifted(self, obj: ObjectRef) -> None:
+        """The origin no longer has `obj`."""
+
+
+@dataclass(slots=True)
+class LastFetch:
+    """What `dsfs why` tells of the last piece that came."""
+
+    at_s: float
+    bytes: int
+    seconds: float
+    attempts: int
+
+
+class ActiveSegment:
+    """A segment in use.
+
+    `users`: open files and reads; `misses`: how often one of its blocks was wanted and not there;
+    `accounted_bytes`: what of it is counted in the backing directory's account; `is_touched`: a reader was in
+    this pack; `is_wished`: all of it is to be fetched.
+    """
+
+    __slots__ = (
+        "accounted_bytes", "failed", "file", "identity", "is_touched", "is_wished", "last_error", "last_fetch",
+        "misses", "runs", "source", "users",
+    )  # fmt: skip
+
+    def __init__(self, file: SegmentFile, source: Source) -> None:
+        self.identity = file.identity
+        self.file = file
+        self.source = source
+        self.runs: dict[int, Run] = {}
+        self.accounted_bytes = 0
+        self.users = 0
+        self.misses = 0
+        self.is_touched = False
+        self.is_wished = False
+        self.failed: dict[int, tuple[float, DsfsError]] = {}
+        self.last_fetch: LastFetch | None = None
+        self.last_error: tuple[float, str] | None = None
+
+    def forget(self, run: Run) -> None:
+        """The run has left memory."""
+        for block in range(run.first, run.end):
+            if self.runs.get(block) is run:
+                del self.runs[block]
+
+    def is_missing(self, block: int) -> bool:
+        """Neither resident nor in memory nor coming."""
+        return not self.file.presence[block] and block not in self.runs
+
+    def recent_error(self, block: int) -> DsfsError | None:
+        """The error that this block failed with a moment ago."""
+        if not self.failed:
+            return None
+        until_s, error = self.failed.get(block, (0.0, None))
+        return error if trio.current_time() < until_s else None
+
+    def fail(self, piece: Piece, error: DsfsError) -> None:
+        """The piece failed for good."""
+        until_s = trio.current_time() + ERROR_BELIEVED_S
+        for block in range(piece.first, piece.end):
+            if self.runs.get(block) is piece.run:
+                del self.runs[block]
+            self.failed[block] = (until_s, error)
+        self.last_error = (time.time(), str(error))
+
+    def record(self) -> SegmentRecord:
+        """What the residency index is to know."""
+        file = self.file
+        sealed = file.state is State.SEALED
+        bitmap = b"" if sealed else bitmap_of(file.presence)
+        return SegmentRecord(
+            self.identity, sealed, file.resident_bytes, file.resident_blocks, len(file.blocks), bitmap
+        )

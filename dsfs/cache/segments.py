@@ -1,0 +1,161 @@
+"""The table of segments in use, and where their bytes come from.
+
+Concurrency: the trio thread owns the table; the files' methods block and run in the backing pool.
+A segment is closed when it falls out of the least recently used `capacity` and nobody uses it.
+
+INVARIANT: a segment with users or runs is never closed.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from dsfs.cache.pool import Pool
+from dsfs.cache.runs import ActiveSegment, Piece, Run, Source
+from dsfs.model.blocks import BLOCK, BlockTable, PackBlocks, UniformBlocks
+from dsfs.model.objects import ObjectRef
+from dsfs.storage.backing import BackingDirectory
+from dsfs.storage.catalog import Catalog, Pack
+from dsfs.storage.origin import Origin
+from dsfs.storage.segment import State
+
+CAPACITY = 1024  # segments kept open: NFSv4 state on a filer is a fixed pool for each controller
+
+
+@dataclass(slots=True)
+class ObjectSource:
+    """A large object in a segment of its own."""
+
+    origin: Origin
+    obj: ObjectRef
+    on_drift: Callable[[ObjectRef], None]
+
+    def pieces(self, run: Run) -> list[Piece]:
+        offset = run.first * BLOCK
+        length = min(run.end * BLOCK, self.obj.size) - offset
+        return [Piece(run, self.obj, offset, 0, length, run.first, run.end)]
+
+    def neighbour(self, distance: int) -> "ActiveSegment | None":
+        return None
+
+    def drifted(self, obj: ObjectRef) -> None:
+        self.on_drift(obj)
+
+
+@dataclass(slots=True)
+class PackSource:
+    """The small objects of a pack: one piece each."""
+
+    origin: Origin
+    catalog: Catalog
+    pack: Pack
+    on_drift: Callable[[ObjectRef], None]
+    table: "SegmentTable"
+
+    def neighbour(self, distance: int) -> "ActiveSegment | None":
+        number = self.pack.number + distance
+        if not 0 <= number < self.catalog.summary.packs:
+            return None
+        pack = self.catalog.pack(number)
+        if distance < 0:
+            return self.table.find(pack.identity)
+        return self.table.pack(self.origin, self.catalog, pack, self.on_drift)
+
+    def pieces(self, run: Run) -> list[Piece]:
+        members = self.catalog.members(self.pack.number, run.first, run.end - run.first)
+        return [
+            Piece(run, member.obj, 0, member.offset - run.offset, member.obj.size, block, block + 1)
+            for block, member in enumerate(members, run.first)
+        ]
+
+    def drifted(self, obj: ObjectRef) -> None:
+        self.on_drift(obj)
+
+
+class Keeper(Protocol):
+    """Who keeps the books of what is resident (the filler)."""
+
+    def opened(self, segment: ActiveSegment) -> None: ...
+
+    def retire(self, segment: ActiveSegment) -> None: ...
+
+
+class SegmentTable:
+    """All segments in use, by identity."""
+
+    def __init__(self, backing: BackingDirectory, pool: Pool, keeper: Keeper) -> None:
+        self._backing = backing
+        self._pool = pool
+        self._keeper = keeper
+        self._active: OrderedDict[str, ActiveSegment] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._active)
+
+    def find(self, identity: str) -> ActiveSegment | None:
+        """The segment if it is in use."""
+        return self._active.get(identity)
+
+    async def of_object(
+        self, origin: Origin, obj: ObjectRef, identity: str, on_drift: Callable[[ObjectRef], None]
+    ) -> ActiveSegment:
+        """The opened segment of a large object."""
+        if (segment := self._active.get(identity)) is None:
+            segment = self._add(identity, UniformBlocks(obj.size), ObjectSource(origin, obj, on_drift))
+        return await self.opened(segment)
+
+    async def of_pack(
+        self, origin: Origin, catalog: Catalog, pack: Pack, on_drift: Callable[[ObjectRef], None]
+    ) -> ActiveSegment:
+        """The opened segment of a pack."""
+        return await self.opened(self.pack(origin, catalog, pack, on_drift))
+
+    def pack(
+        self, origin: Origin, catalog: Catalog, pack: Pack, on_drift: Callable[[ObjectRef], None]
+    ) -> ActiveSegment:
+        """The segment of a pack, perhaps not opened yet."""
+        if (segment := self._active.get(pack.identity)) is None:
+            source = PackSource(origin, catalog, pack, on_drift, self)
+            segment = self._add(pack.identity, PackBlocks(catalog.member_sizes(pack.number)), source)
+        return segment
+
+    def _add(self, identity: str, blocks: BlockTable, source: Source) -> ActiveSegment:
+        segment = ActiveSegment(self._backing.segment(identity, blocks), source)
+        self._active[identity] = segment
+        self._close_idle()
+        return segment
+
+    async def opened(self, segment: ActiveSegment) -> ActiveSegment:
+        """The same segment, once its file is open."""
+        self._active.move_to_end(segment.identity)
+        if segment.file.state is State.CLOSED:
+            segment.users += 1  # not to be closed while it is being opened
+            try:
+                await self._pool.run(segment.file.open)
+            finally:
+                segment.users -= 1
+            self._keeper.opened(segment)
+        return segment
+
+    def _close_idle(self) -> None:
+        excess = len(self._active) - CAPACITY
+        if excess <= 0:
+            return
+        idle = [segment for segment in self._active.values() if not segment.users and not segment.runs]
+        for segment in idle[:excess]:
+            self._keeper.retire(segment)
+            del self._active[segment.identity]
+            segment.file.close()
+
+    def close(self) -> None:
+        for segment in self._active.values():
+            segment.file.close()
+        self._active.clear()
+
+    def check(self) -> None:
+        """Assert the invariants (for tests)."""
+        for segment in self._active.values():
+            segment.file.check()
+            for block, run in segment.runs.items():
+                assert run.first <= block < run.end
