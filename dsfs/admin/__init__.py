@@ -1,0 +1,1 @@
+"""How people and programs look at a daemon and control it."""

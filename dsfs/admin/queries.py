@@ -1,0 +1,275 @@
+"""What the reading verbs answer: status, ls, why.  Facts only; how they look is the client's matter.
+
+Concurrency: the trio thread; sums over a version's segments run in a worker thread on the index.
+"""
+
+import os
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from dsfs import __version__
+from dsfs.cache.datasets import Datasets
+from dsfs.cache.fill import Filler
+from dsfs.cache.library import Generation, Library, Version
+from dsfs.cache.memory import Memory
+from dsfs.cache.open import Opener
+from dsfs.model.blocks import pages
+from dsfs.model.errors import DsfsError, NotFoundError
+from dsfs.storage.backing import BackingDirectory
+from dsfs.storage.catalog import Entry
+from dsfs.storage.origin import Origin
+from dsfs.storage.residency import ResidencyIndex
+
+Answer = dict[str, object]
+
+ENTRIES_SHOWN = 10_000  # `ls` of a directory: more would hold up the daemon while it is encoded
+DRIFTED_SHOWN = 20
+
+
+@dataclass
+class Queries:
+    """`state` tells what the daemon is doing: "running" or "stopping"."""
+
+    library: Library
+    opener: Opener
+    filler: Filler
+    memory: Memory
+    backing: BackingDirectory
+    index: ResidencyIndex
+    datasets: Datasets
+    mountpoint: Path
+    config_path: Path
+    state: str = "running"
+    started_s: float = 0.0
+
+    # ---------------------------------------------------------------- status
+
+    async def status(self, target: str | None) -> Answer:
+        """All of the daemon, or what concerns NAME or NAME/VERSION."""
+        names = target.strip("/").split("/") if target else []
+        versions = [
+            version
+            for version in await self._versions(names)
+            if not names or (version.dataset.name == names[0] and names[1:] in ([], [version.name]))
+        ]
+        return {
+            "daemon": {
+                "pid": os.getpid(),
+                "version": __version__,
+                "mountpoint": str(self.mountpoint),
+                "config": str(self.config_path),
+                "started_s": self.started_s,
+                "state": self.state,
+            },
+            "origins": [_origin(origin) for origin in self.datasets.origins],
+            "backing": await trio.to_thread.run_sync(self._backing),
+            "memory": {"limit_bytes": self.memory.limit_bytes, "used_bytes": self.memory.used_bytes},
+            "versions": [await self._version(version) for version in versions],
+        }
+
+    async def _versions(self, names: list[str]) -> list[Version]:
+        """The versions somebody has looked at, and all that have a catalog here."""
+        if len(names) > 2:
+            raise NotFoundError(f"{'/'.join(names)!r} is neither NAME nor NAME/VERSION")
+        if len(names) == 2:
+            return [await self.library.version(await self.library.dataset(names[0]), names[1])]
+        await self.library.meet_catalogued()
+        if names:
+            await self.library.dataset(names[0])
+        return sorted(self.library.versions, key=lambda version: (version.dataset.name, version.name))
+
+    def _backing(self) -> Answer:
+        reason = self.backing.why_not_filling()
+        try:
+            _, free, floor = self.backing.space()
+        except OSError:
+            free = floor = 0
+        return {
+            "path": str(self.backing.path),
+            "state": "paused" if reason else "ok",
+            "reason": reason,
+            "limit_bytes": self.backing.limit_bytes,
+            "used_bytes": self.backing.used_bytes,
+            "floor_bytes": floor,
+            "free_bytes": free,
+            "unfilled_bytes": self.backing.unfilled_bytes,
+        }
+
+    async def _version(self, version: Version) -> Answer:
+        answer: Answer = {
+            "dataset": version.dataset.name,
+            "version": version.name,
+            "state": version.state,
+            "error": str(version.error) if version.error else None,
+            "drifted": list(version.drifted)[:DRIFTED_SHOWN],
+        }
+        generation = version.current
+        if generation is None and version.ready is None and version.is_catalogued:
+            generation = await self.library.generation(version)
+            answer["state"] = version.state
+        if generation is None:
+            return answer | {
+                "generation": None, "files": version.listed, "bytes": 0, "resident_bytes": 0, "left_out": 0,
+                "left_out_examples": [],
+            }  # fmt: skip
+        summary = generation.catalog.summary
+        return answer | {
+            "generation": generation.id,
+            "files": summary.files,
+            "bytes": summary.bytes,
+            "resident_bytes": await self._resident_bytes(generation),
+            "left_out": summary.left_out,
+            "left_out_examples": [list(example) for example in summary.left_out_examples],
+        }
+
+    async def _resident_bytes(self, generation: Generation) -> int:
+        """Bytes of the version's files that are resident, without the padding of packs."""
+        await self.filler.flush_index()
+        return await trio.to_thread.run_sync(partial(self._sum_resident, generation))
+
+    def _sum_resident(self, generation: Generation) -> int:
+        records = self.index.get_many(identity for identity, _, _ in generation.catalog.segments())
+        taken = sum(record.resident_bytes for record in records if record is not None)
+        total = sum(pages(size) for _, size, _ in generation.catalog.segments())
+        # Packs pad their members to pages: what is resident is told in the bytes of the files, as `bytes` is.
+        return (
+            min(generation.catalog.summary.bytes, taken * generation.catalog.summary.bytes // total)
+            if total
+            else 0
+        )
+
+    # ---------------------------------------------------------------- ls
+
+    async def ls(self, target: str | None) -> Answer:
+        """What is at NAME, NAME/VERSION[/PATH], or at the top."""
+        names = self._relative(target).split("/") if target and self._relative(target) else []
+        if not names:
+            datasets = await self.library.dataset_names()
+            return {"entries": [_named(name, "dataset") for name in datasets]}
+        dataset = await self.library.dataset(names[0])
+        if len(names) == 1:
+            entries = []
+            for name in await self.library.version_names(dataset):
+                version = await self.library.version(dataset, name)
+                facts = await self._version(version)
+                is_known = version.current is not None
+                entries.append(
+                    _named(name, "version")
+                    | {"state": facts["state"]}
+                    | ({key: facts[key] for key in ("bytes", "resident_bytes", "files")} if is_known else {})
+                )
+            return {"entries": entries}
+        generation, entry = await self._resolve(names)
+        if not entry.is_dir:
+            return {"entries": [await self._listed(generation, entry)]}
+        entries = []
+        for child in generation.catalog.children(entry.index):
+            if len(entries) == ENTRIES_SHOWN:
+                return {"entries": entries, "truncated": True}
+            entries.append(await self._listed(generation, child))
+        return {"entries": entries}
+
+    async def _listed(self, generation: Generation, entry: Entry) -> Answer:
+        answer = _named(os.fsdecode(entry.name), "directory" if entry.is_dir else "file")
+        if not entry.is_dir:
+            resident, total = await self.opener.resident_blocks(generation, entry)
+            answer |= {
+                "bytes": entry.size,
+                "resident_bytes": entry.size * resident // total if total else 0,
+                "files": 1,
+            }
+        return answer
+
+    # ---------------------------------------------------------------- why
+
+    async def why(self, path: str) -> Answer:
+        """Where the bytes of one file come from."""
+        names = self._relative(path).split("/")
+        if len(names) < 3:
+            raise NotFoundError(f"{path!r} names no file (NAME/VERSION/PATH)")
+        generation, entry = await self._resolve(names)
+        if entry.is_dir:
+            raise NotFoundError(f"{path!r} is a directory")
+        version = generation.version
+        origin_id = version.dataset.origin.origin_id
+        obj = generation.catalog.object_of(entry)
+        answer: Answer = {
+            "path": str(self.mountpoint / "/".join(names)),
+            "dataset": version.dataset.name,
+            "version": version.name,
+            "generation": generation.id,
+            "object": {
+                "url": f"{origin_id}/{obj.key}",
+                "key": obj.key,
+                "etag": obj.etag,
+                "size": obj.size,
+                "modified_s": obj.modified_s,
+            },
+            "segment": None,
+            "extent": None,
+            "blocks": None,
+            "last_fetch": None,
+            "last_error": None,
+        }
+        if not entry.size:
+            return answer
+        segment = await self.opener.segment(generation, entry)
+        resident, total = await self.opener.resident_blocks(generation, entry)
+        fetch, error = segment.last_fetch, segment.last_error
+        return answer | {
+            "segment": {
+                "identity": segment.identity,
+                "kind": "pack" if entry.pack >= 0 else "large",
+                "state": segment.file.state.value,
+                "path": str(segment.file.path),
+            },
+            "extent": {"offset": entry.offset, "length": entry.size},
+            "blocks": {"resident": resident, "total": total},
+            "last_fetch": fetch
+            and {
+                "at_s": fetch.at_s,
+                "bytes": fetch.bytes,
+                "seconds": fetch.seconds,
+                "attempts": fetch.attempts,
+            },
+            "last_error": error and {"at_s": error[0], "message": error[1]},
+        }
+
+    async def _resolve(self, names: list[str]) -> tuple[Generation, Entry]:
+        version = await self.library.version(await self.library.dataset(names[0]), names[1])
+        generation = await self.library.generation(version)
+        return generation, generation.catalog.resolve("/".join(names[2:]))
+
+    def _relative(self, target: str) -> str:
+        """The target below the mountpoint, without slashes around it."""
+        path = target.removeprefix(str(self.mountpoint)) if target.startswith("/") else target
+        return path.strip("/")
+
+
+def _named(name: str, kind: str) -> Answer:
+    return {"name": name, "kind": kind, "bytes": None, "resident_bytes": None, "files": None, "state": None}
+
+
+def _origin(origin: Origin) -> Answer:
+    counts = origin.statistics()
+    error, success_at = origin.last_error, origin.last_success_at
+    is_failing = error is not None and (success_at is None or error[0] > success_at)
+    return {
+        "id": origin.origin_id,
+        "state": "failing" if is_failing else "unknown" if success_at is None else "ok",
+        "error": error[1] if error and is_failing else None,
+        "error_at_s": error[0] if error and is_failing else None,
+        "requests": sum(counts[name] for name in ("list_requests", "head_requests", "get_requests")),
+        "bytes": counts["get_bytes"],
+    }
+
+
+async def resolve_version(library: Library, target: object) -> Version:
+    """The version that NAME/VERSION names."""
+    names = str(target).strip("/").split("/")
+    if len(names) != 2:
+        raise DsfsError(f"{target!r} is not NAME/VERSION")
+    return await library.version(await library.dataset(names[0]), names[1])

@@ -1,0 +1,160 @@
+"""What the daemon answered, for people: tables and lines.  Names are escaped, they may hold anything."""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from dsfs.model.printable import printable
+from dsfs.model.quantity import format_duration, format_pct, format_size
+
+Answer = Mapping[str, Any]
+
+_WIDE = 100_000  # a pipe has no width: what goes into one must not be folded
+
+
+class Page:
+    """Writes to a terminal or a pipe; `now_s` is what "ago" counts from."""
+
+    def __init__(self, now_s: float, stream: TextIO | None = None) -> None:
+        stream = stream or sys.stdout
+        width = None if stream.isatty() else _WIDE
+        self._console = Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
+        self._now_s = now_s
+
+    def ls(self, answer: Answer) -> None:
+        """The entries below a target."""
+        columns = ("NAME", "SIZE", "RESIDENT", "%", "FILES", "STATE")
+        self._table(columns, [_entry_row(entry) for entry in answer["entries"]])
+
+    def status(self, answer: Answer) -> None:
+        """The daemon, what it depends on, and its versions; then what is not as it should be."""
+        self._pairs(self._status_pairs(answer))
+        versions = answer.get("versions") or []
+        if versions:
+            self._line("")
+            columns = ("VERSION", "SIZE", "RESIDENT", "%", "FILES", "STATE", "GENERATION")
+            self._table(columns, [_version_row(version) for version in versions])
+        for version in versions:
+            self._anomalies(version)
+
+    def why(self, answer: Answer) -> None:
+        """Where the bytes of one file come from."""
+        self._pairs(self._why_pairs(answer))
+
+    def _status_pairs(self, answer: Answer) -> Iterator[tuple[str, str]]:
+        daemon = answer["daemon"]
+        running = format_duration(self._now_s - daemon["started_s"])
+        state = f"{daemon['state']}, dsfs {daemon['version']}, pid {daemon['pid']}, for {running}"
+        yield "daemon", f"{daemon['mountpoint']}: {state}, {daemon['config']}"
+        for origin in answer.get("origins") or []:
+            traffic = f"{origin['requests']:,} requests, {format_size(origin['bytes'])}"
+            yield "origin", f"{origin['id']}: {origin['state']}, {traffic}"
+            if origin.get("error"):
+                yield "", f"last error {self._ago(origin.get('error_at_s'))}: {origin['error']}"
+        backing = answer["backing"]
+        used = f"{format_size(backing['used_bytes'])} of {format_size(backing['limit_bytes'])} used"
+        floor = format_size(backing["floor_bytes"])
+        free = f"{format_size(backing['free_bytes'])} free, {floor} are never taken"
+        yield "backing", f"{backing['path']}: {backing['state']}, {used}, {free}"
+        if backing["state"] != "ok":
+            yield "", f"nothing is filled because {backing.get('reason') or 'of an unknown reason'}"
+        if backing.get("unfilled_bytes"):
+            yield "", f"{format_size(backing['unfilled_bytes'])} were fetched and not filled"
+        memory = answer["memory"]
+        yield (
+            "memory",
+            f"{format_size(memory['used_bytes'])} of {format_size(memory['limit_bytes'])} in buffers",
+        )
+
+    def _anomalies(self, version: Answer) -> None:
+        name = f"{version['dataset']}/{version['version']}"
+        drifted = version.get("drifted") or []
+        if drifted:
+            self._line("")
+            self._line(f"{name}: drifted, the origin has other objects than were listed; dsfs refresh {name}")
+            for path in drifted:
+                self._line(f"  {path}")
+        if version.get("left_out"):
+            self._line("")
+            self._line(f"{name}: {version['left_out']:,} keys that no path can hold are left out")
+            for key, reason in version.get("left_out_examples") or []:
+                self._line(f"  {key}: {reason}")
+
+    def _why_pairs(self, answer: Answer) -> Iterator[tuple[str, str]]:
+        found, segment, extent, blocks = (answer[part] for part in ("object", "segment", "extent", "blocks"))
+        yield "path", str(answer["path"])
+        yield "version", f"{answer['dataset']}/{answer['version']}, generation {answer['generation']}"
+        yield "object", str(found["url"])
+        modified = _moment(found.get("modified_s"))
+        yield "", f"ETag {found.get('etag') or 'none'}, {found['size']:,} bytes, modified {modified}"
+        if segment:
+            place = f" at {segment['path']}" if segment.get("path") else ""
+            yield "segment", f"{segment['identity']} ({segment['kind']}), {segment['state']}{place}"
+        else:
+            yield "segment", "none, the file is empty"
+        if extent:
+            yield "extent", f"{extent['length']:,} bytes at {extent['offset']:,}"
+        if blocks:
+            yield "blocks", f"resident {blocks['resident']:,} of {blocks['total']:,}"
+        fetch, error = answer.get("last_fetch"), answer.get("last_error")
+        if fetch:
+            cost = f"{format_size(fetch['bytes'])} in {fetch['seconds']:.3f} s, attempts: {fetch['attempts']}"
+            yield "last fetch", f"{self._ago(fetch['at_s'])}, {cost}"
+        else:
+            yield "last fetch", "none since the daemon started"
+        yield "last error", f"{self._ago(error['at_s'])}: {error['message']}" if error else "none"
+
+    def _ago(self, moment_s: float | None) -> str:
+        if moment_s is None:
+            return "at an unknown time"
+        return f"{format_duration(max(0.0, self._now_s - moment_s))} ago"
+
+    def _line(self, text: str) -> None:
+        self._console.print(Text(printable(text)), soft_wrap=True)
+
+    def _pairs(self, pairs: Iterator[tuple[str, str]]) -> None:
+        for name, text in pairs:
+            self._line(f"{name:<10}  {text}")
+
+    def _table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        shown = [place for place in range(len(columns)) if any(row[place] for row in rows) or place == 0]
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for place in shown:
+            is_text = columns[place] in ("NAME", "VERSION", "STATE", "GENERATION")
+            table.add_column(columns[place], justify="left" if is_text else "right", overflow="fold")
+        for row in rows:
+            table.add_row(*(Text(printable(row[place])) for place in shown))
+        self._console.print(table)
+
+
+def _amounts(holder: Answer) -> tuple[str, str, str, str]:
+    """Size, resident, percentage and files; "" for what is not known."""
+    size_bytes, resident_bytes, files = (holder.get(key) for key in ("bytes", "resident_bytes", "files"))
+    return (
+        "" if size_bytes is None else format_size(size_bytes),
+        "" if resident_bytes is None else format_size(resident_bytes),
+        "" if size_bytes is None or resident_bytes is None else format_pct(resident_bytes, size_bytes),
+        "" if files is None else f"{files:,}",
+    )
+
+
+def _entry_row(entry: Answer) -> tuple[str, ...]:
+    name = entry["name"] if entry["kind"] == "file" else f"{entry['name']}/"
+    return (name, *_amounts(entry), entry.get("state") or "")
+
+
+def _version_row(version: Answer) -> tuple[str, ...]:
+    name = f"{version['dataset']}/{version['version']}"
+    generation = (version.get("generation") or "")[:12]
+    return (name, *_amounts(version), version.get("state") or "", generation)
+
+
+def _moment(moment_s: float | None) -> str:
+    if moment_s is None:
+        return "unknown"
+    return datetime.fromtimestamp(moment_s).astimezone().isoformat(sep=" ", timespec="seconds")

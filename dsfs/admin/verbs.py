@@ -1,0 +1,75 @@
+"""The verbs of the control socket: what is asked for, and who answers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from dsfs.admin.control import Verb
+from dsfs.admin.queries import Answer, Queries, resolve_version
+from dsfs.cache.datasets import Datasets
+from dsfs.cache.drop import Dropper
+from dsfs.cache.library import Library
+from dsfs.metrics import Metrics
+
+
+class Stop(Protocol):
+    """Begins to stop the daemon."""
+
+    def __call__(self, *, now: bool) -> None: ...
+
+
+@dataclass
+class Verbs:
+    """One method for each verb; `table` is what the control server gets."""
+
+    queries: Queries
+    library: Library
+    dropper: Dropper
+    metrics: Metrics
+    datasets: Datasets
+    begin_stop: Stop
+
+    def table(self) -> Mapping[str, Verb]:
+        return {
+            "status": Verb(self.status, changes=False),
+            "ls": Verb(self.ls, changes=False),
+            "why": Verb(self.why, changes=False),
+            "metrics": Verb(self.metrics_text, changes=False),
+            "drop": Verb(self.drop, changes=True),
+            "refresh": Verb(self.refresh, changes=True),
+            "stop": Verb(self.stop, changes=True),
+        }
+
+    async def status(self, args: dict[str, Any]) -> Answer:
+        return await self.queries.status(args.get("target"))
+
+    async def ls(self, args: dict[str, Any]) -> Answer:
+        return await self.queries.ls(args.get("target"))
+
+    async def why(self, args: dict[str, Any]) -> Answer:
+        return await self.queries.why(str(args["path"]))
+
+    async def metrics_text(self, args: dict[str, Any]) -> Answer:
+        self.datasets.count()
+        return {"text": self.metrics.text()}
+
+    async def drop(self, args: dict[str, Any]) -> Answer:
+        version = await resolve_version(self.library, args["target"])
+        dropped_bytes, segments = await self.dropper.drop(version)
+        return {"dropped_bytes": dropped_bytes, "segments": segments}
+
+    async def refresh(self, args: dict[str, Any]) -> Answer:
+        version = await resolve_version(self.library, args["target"])
+        current, previous = await self.library.refresh(version)
+        summary = current.catalog.summary
+        return {
+            "changed": current is not previous,
+            "generation": current.id,
+            "previous": previous.id if previous else None,
+            "files": summary.files,
+            "bytes": summary.bytes,
+        }
+
+    async def stop(self, args: dict[str, Any]) -> Answer:
+        self.begin_stop(now=bool(args.get("now")))
+        return {}

@@ -1,0 +1,329 @@
+"""The command line: `dsfs <command>`.
+
+Every command but `mount` and `config` asks the running daemon through its control socket.  An error of the
+user, the daemon or the origin is one line on standard error (`dsfs: ...`) and an exit code of `EXIT_CODES`; a
+traceback is a bug.  What a command does not need is not imported: `dsfs status --json` loads neither rich nor
+trio, and only `mount --foreground` loads the daemon.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from dsfs import __version__
+from dsfs.admin.client import ControlClient
+from dsfs.config import DEFAULT_PATH, Config, load
+from dsfs.model.errors import BusyError, ConfigError, DaemonUnreachableError, DsfsError
+from dsfs.model.printable import printable
+from dsfs.model.quantity import parse_duration
+
+if TYPE_CHECKING:
+    from dsfs.admin.render import Page
+
+EXIT_CODES: Mapping[int, str] = MappingProxyType(
+    {
+        0: "done (also when the reader of a pipe left early)",
+        1: "the operation failed, or the daemon or the origin said no",
+        2: "wrong usage or configuration",
+        3: "no daemon answers",
+        4: "busy: another daemon is running, or the mount is in use",
+        70: "a bug in dsfs: please report the traceback",
+        130: "interrupted",
+    }
+)
+_CODE_OF_ERROR: Mapping[type[DsfsError], int] = MappingProxyType(
+    {ConfigError: 2, DaemonUnreachableError: 3, BusyError: 4}
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code.  SystemExit comes from argparse only (usage, --help, --version)."""
+    if hasattr(sys.stdout, "reconfigure"):
+        # A name that the terminal's encoding lacks must not end the command.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        args = _parser().parse_args(argv)
+        code: int = args.run(args)
+        sys.stdout.flush()
+    except DsfsError as exc:
+        return _report(exc)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Python flushes stdout once more at its end, which must not fail a second time.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception:
+        sys.excepthook(*sys.exc_info())
+        return 70
+    return code
+
+
+def _report(error: DsfsError) -> int:
+    for line in str(error).splitlines() or [type(error).__name__]:
+        print(f"dsfs: {printable(line)}", file=sys.stderr)
+    own: int | None = getattr(error, "exit_code", None)  # of a daemon that did not start
+    if own is not None:
+        return own
+    return next((code for kind, code in _CODE_OF_ERROR.items() if isinstance(error, kind)), 1)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"dsfs: {printable(message)} (see {self.prog} --help)\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    codes = "\n".join(f"  {code:>3}  {meaning}" for code, meaning in EXIT_CODES.items())
+    parser = _Parser(
+        prog="dsfs",
+        description="Dataset versions in object storage as read-only files, cached once for all nodes.",
+        epilog=f"exit codes:\n{codes}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"dsfs {__version__}")
+    which, either, as_json = (argparse.ArgumentParser(add_help=False) for _ in range(3))
+    group = either.add_mutually_exclusive_group()
+    for options in (which, group):
+        options.add_argument(
+            "--config", metavar="FILE", type=Path, help=f"the daemon's configuration (default {DEFAULT_PATH})"
+        )
+    group.add_argument("--socket", metavar="PATH", type=Path, help="the daemon's control socket itself")
+    as_json.add_argument("--json", action="store_true", help="write the answer as JSON")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_lifecycle(commands, which, either)
+    _add_questions(commands, [either, as_json])
+    _add_config(commands, [which, as_json])
+    return parser
+
+
+def _command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], int], help: str, parents: Sequence[Any]
+) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(name, help=help, description=help, parents=parents)
+    command.set_defaults(run=run)
+    return command
+
+
+def _add_lifecycle(commands: Any, which: argparse.ArgumentParser, either: argparse.ArgumentParser) -> None:
+    mount = _command(commands, "mount", _mount, "start a daemon; returns when the mount answers", [which])
+    mount.add_argument("--foreground", action="store_true", help="be the daemon, as systemd wants it")
+    mount.add_argument("--force", action="store_true", help="also where the mountpoint looks unsuitable")
+    mount.add_argument(
+        "--timeout", type=_duration, default=60.0, metavar="T", help="wait for it so long (60s)"
+    )
+    unmount = _command(commands, "unmount", _unmount, "end the daemon and its mount", [either])
+    unmount.add_argument(
+        "--now", "--lazy", action="store_true", help="do not wait for open files: their readers get errors"
+    )
+    unmount.add_argument(
+        "--timeout", type=_duration, default=60.0, metavar="T", help="wait for it so long (60s)"
+    )
+
+
+def _add_questions(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> None:
+    ls = _command(commands, "ls", _ls, "list datasets, versions or files, and how much is resident", parents)
+    ls.add_argument("target", nargs="?", metavar="NAME[/VERSION[/PATH]]")
+    status = _command(
+        commands, "status", _status, "the state of the daemon, the origins, the backing and versions", parents
+    )
+    status.add_argument("target", nargs="?", metavar="NAME[/VERSION]")
+    why = _command(commands, "why", _why, "where the bytes of a file come from, and why", parents)
+    why.add_argument("path", metavar="PATH", help="a path of the mount, or NAME/VERSION/PATH")
+    drop = _command(commands, "drop", _drop, "delete the resident bytes of a version", parents)
+    refresh = _command(commands, "refresh", _refresh, "list a version again", parents)
+    for command in (drop, refresh):
+        command.add_argument("target", type=_version_name, metavar="NAME/VERSION")
+    _command(commands, "metrics", _metrics, "all counters, in the Prometheus text format", parents)
+
+
+def _add_config(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> None:
+    help = "check or show a configuration"
+    actions = commands.add_parser("config", help=help, description=help).add_subparsers(
+        metavar="ACTION", required=True
+    )
+    _command(actions, "check", _config_check, "say whether it can be used", parents)
+    _command(actions, "show", _config_show, "print what is in effect, with defaults and help", parents)
+
+
+def _duration(text: str) -> float:
+    try:
+        return parse_duration(text)
+    except ValueError as exc:
+        raise argparse.ArgumentTypeError(f"{text!r}: {exc}") from None
+
+
+def _version_name(text: str) -> str:
+    name, _, version = text.strip("/").partition("/")
+    if not name or not version or "/" in version:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected NAME/VERSION")
+    return f"{name}/{version}"
+
+
+def _config(args: argparse.Namespace) -> Config:
+    return load(Path(os.path.abspath(args.config or DEFAULT_PATH)))
+
+
+def _daemon(args: argparse.Namespace) -> tuple[ControlClient, Path | None]:
+    """The daemon that is meant, and its mountpoint where the configuration says it."""
+    if args.socket is not None:
+        return ControlClient(Path(os.path.abspath(args.socket))), None
+    config = _config(args)
+    return ControlClient(config.control_socket), config.mountpoint
+
+
+def _in_mount(path: str, mountpoint: Path | None) -> str:
+    """What the daemon should understand by a path: also one relative to a directory inside the mount.
+
+    NAME/VERSION/PATH stays as it is.  A symbolic link that leads into the mount is followed.
+    """
+    if mountpoint is None:
+        return path
+    absolute = os.path.abspath(path)
+    if not path.startswith("/"):
+        return absolute if Path(absolute).is_relative_to(mountpoint) else path
+    if Path(absolute).is_relative_to(mountpoint):
+        return absolute
+    resolved = os.path.realpath(absolute)
+    return resolved if Path(resolved).is_relative_to(mountpoint) else absolute
+
+
+def _print_json(answer: object) -> int:
+    print(json.dumps(answer, indent=2))
+    return 0
+
+
+def _page() -> "Page":
+    from dsfs.admin.render import Page
+
+    return Page(time.time())
+
+
+def _mount(args: argparse.Namespace) -> int:
+    from dsfs.admin.preflight import preflight
+
+    config = _config(args)
+    warnings = preflight(config)
+    if args.foreground:
+        return _be_daemon(config, warnings, force=args.force)
+    from dsfs.admin.launch import daemon_command, launch
+
+    options = ["--config", str(config.source), *(["--force"] if args.force else [])]
+    launch(daemon_command(options), config.log_file, timeout_s=args.timeout)
+    print(f"mounted at {config.mountpoint}, log in {config.log_file}")
+    return 0
+
+
+def _be_daemon(config: Config, warnings: Sequence[str], *, force: bool) -> int:
+    import logging
+
+    from dsfs.daemon import run
+    from dsfs.logs import configure
+
+    writer = configure(config.log.level, config.log.format, config.log.levels)
+    for warning in warnings:
+        logging.getLogger("dsfs.config").warning("%s: %s", config.source, warning)
+    os.chdir("/")  # a daemon must not keep the file system busy that it was started from
+    try:
+        return run(config, force=force)
+    finally:
+        writer.write_summaries()
+
+
+def _unmount(args: argparse.Namespace) -> int:
+    from dsfs.admin.unmount import unmount
+
+    client, mountpoint = _daemon(args)
+    print(unmount(client, mountpoint, now=args.now, timeout_s=args.timeout))
+    return 0
+
+
+def _ls(args: argparse.Namespace) -> int:
+    client, mountpoint = _daemon(args)
+    target = _in_mount(args.target, mountpoint) if args.target else None
+    answer = client.call("ls", {"target": target})
+    if args.json:
+        return _print_json(answer)
+    _page().ls(answer)
+    return 0
+
+
+def _status(args: argparse.Namespace) -> int:
+    client, _ = _daemon(args)
+    answer = client.call("status", {"target": args.target} if args.target else {})
+    if args.json:
+        return _print_json(answer)
+    _page().status(answer)
+    return 0
+
+
+def _why(args: argparse.Namespace) -> int:
+    client, mountpoint = _daemon(args)
+    answer = client.call("why", {"path": _in_mount(args.path, mountpoint)})
+    if args.json:
+        return _print_json(answer)
+    _page().why(answer)
+    return 0
+
+
+def _drop(args: argparse.Namespace) -> int:
+    client, _ = _daemon(args)
+    answer = client.call("drop", {"target": args.target}, timeout_s=None)
+    if args.json:
+        return _print_json(answer)
+    print(
+        printable(
+            f"{args.target}: {answer['dropped_bytes']:,} bytes of {answer['segments']:,} segments dropped"
+        )
+    )
+    return 0
+
+
+def _refresh(args: argparse.Namespace) -> int:
+    client, _ = _daemon(args)
+    answer = client.call("refresh", {"target": args.target}, timeout_s=None)
+    if args.json:
+        return _print_json(answer)
+    held = f"{answer['files']:,} files, {answer['bytes']:,} bytes"
+    change = f"instead of {answer['previous']}" if answer["changed"] else "as before"
+    print(printable(f"{args.target}: generation {answer['generation']} {change}, {held}"))
+    return 0
+
+
+def _metrics(args: argparse.Namespace) -> int:
+    client, _ = _daemon(args)
+    answer = client.call("metrics")
+    if args.json:
+        return _print_json(answer)
+    print(answer["text"], end="")
+    return 0
+
+
+def _config_check(args: argparse.Namespace) -> int:
+    from dsfs.admin.preflight import preflight
+
+    warnings = preflight(_config(args))
+    if args.json:
+        return _print_json({"ok": True, "warnings": warnings})
+    print("ok")
+    for warning in warnings:
+        print(f"warning: {printable(warning)}")
+    return 0
+
+
+def _config_show(args: argparse.Namespace) -> int:
+    from dsfs.admin.config_text import to_json, to_toml
+
+    config = _config(args)
+    if args.json:
+        return _print_json(to_json(config))
+    print(to_toml(config), end="")
+    return 0

@@ -1,0 +1,257 @@
+"""The composition root: builds everything, starts it in order, stops it in order.
+
+    services     index writer, readahead of packs, control socket, signals       cancelled last
+      requests   FUSE                                                              ends first
+
+Stopping: no more requests, unmount, let the queued fills end (within a deadline: what is dropped can be
+fetched again), write the index and take the mark of a running daemon out of it.  A second signal skips the
+waiting.
+"""
+
+import logging
+import os
+import random
+import signal
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import trio
+
+from dsfs.admin.control import ControlServer
+from dsfs.admin.notify import Notifier
+from dsfs.admin.queries import Queries
+from dsfs.admin.verbs import Verbs
+from dsfs.cache.ahead import Readahead
+from dsfs.cache.datasets import Datasets
+from dsfs.cache.drop import Dropper
+from dsfs.cache.fetch import Fetcher
+from dsfs.cache.fill import Filler
+from dsfs.cache.library import Library
+from dsfs.cache.memory import Memory
+from dsfs.cache.open import Opener
+from dsfs.cache.pool import Bridge, Pool
+from dsfs.cache.read import Reader
+from dsfs.cache.segments import SegmentTable
+from dsfs.config import Config
+from dsfs.metrics import Metrics
+from dsfs.model.errors import DsfsError
+from dsfs.mount.mountpoint import prepare_mountpoint
+from dsfs.mount.operations import Operations
+from dsfs.mount.session import Session
+from dsfs.storage.backing import BackingDirectory
+from dsfs.storage.generations import GenerationStore
+from dsfs.storage.rebuild import rebuild
+from dsfs.storage.residency import ResidencyIndex
+from dsfs.storage.statelock import state_lock
+
+log = logging.getLogger(__name__)
+
+BACKING_THREADS = 16  # reads and fills at once: few enough to leave an NFS client's slots to others
+REQUESTS_END_S = 2.0  # requests at work may take so long to end after the first signal
+DRAIN_S = 10.0  # and queued fills so long
+
+
+def run(config: Config, *, force: bool) -> int:
+    """Mount and serve until told to stop; returns the exit code.  DsfsError if it cannot start."""
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(state_lock(config.state_dir))
+            prepare_mountpoint(config.mountpoint, force=force)
+            backing = BackingDirectory(
+                config.backing.path, config.backing.limit_bytes, config.backing.floor.of
+            )
+            index = ResidencyIndex(config.state_dir / "residency.mdb")
+            metrics = Metrics()
+            datasets = Datasets(config, metrics)
+            stack.callback(datasets.close)
+            return trio.run(Daemon(config, backing, index, metrics, datasets).serve)
+    except BaseExceptionGroup as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        if isinstance(error, DsfsError):
+            raise error from None
+        raise
+
+
+@dataclass
+class Daemon:
+    """One mount and its cache."""
+
+    config: Config
+    backing: BackingDirectory
+    index: ResidencyIndex
+    metrics: Metrics
+    datasets: Datasets
+
+    # ---------------------------------------------------------------- building
+
+    def _build(self, services: trio.Nursery) -> None:
+        config, metrics, backing, index = self.config, self.metrics, self.backing, self.index
+        bridge = Bridge()
+        self.origin_pool = Pool("origin", config.origin.connections, bridge)
+        self.backing_pool = Pool("backing", BACKING_THREADS, bridge)
+        self.memory = Memory(config.memory.limit_bytes, lambda run: run.segment.forget(run))
+        self.filler = Filler(self.memory, self.backing_pool, bridge, backing, index, metrics)
+        self.segments = SegmentTable(backing, self.backing_pool, self.filler)
+        self.fetcher = Fetcher(
+            self.memory,
+            self.origin_pool,
+            bridge,
+            self.filler,
+            services,
+            metrics,
+            config.origin.timeout_s,
+            random.Random(),
+        )
+        self.readahead = Readahead(self.fetcher, self.segments, self.origin_pool, config.origin.connections)
+        self.library = Library(
+            GenerationStore(config.state_dir / "catalogs", backing.generations),
+            config.state_dir / "listing",
+            self.datasets,
+            services,
+            config.origin.names_ttl_s,
+            config.origin.list_timeout_s,
+        )
+        opener = Opener(self.segments, index)
+        reader = Reader(
+            self.fetcher,
+            self.filler,
+            self.readahead,
+            self.memory,
+            self.backing_pool,
+            metrics,
+            inline=not backing.file_system.is_network,
+        )
+        self.operations = Operations(
+            self.library,
+            opener,
+            reader,
+            backing,
+            metrics,
+            config.origin.names_ttl_s,
+            config.mount.owner.id,
+            config.mount.group.id,
+        )
+        self.queries = Queries(
+            self.library,
+            opener,
+            self.filler,
+            self.memory,
+            backing,
+            index,
+            self.datasets,
+            config.mountpoint,
+            config.source,
+            started_s=time.time(),
+        )
+        dropper = Dropper(
+            self.library, self.segments, self.filler, self.memory, backing, index, self.backing_pool, metrics
+        )
+        self.verbs = Verbs(self.queries, self.library, dropper, metrics, self.datasets, self.stop)
+        self._connect_gauges()
+
+    def _connect_gauges(self) -> None:
+        self.metrics.backing_used_bytes.read_from(lambda: self.backing.used_bytes)
+        self.metrics.memory_used_bytes.read_from(lambda: self.memory.used_bytes)
+        self.metrics.memory_limit_bytes.read_from(lambda: self.memory.limit_bytes)
+
+    # ---------------------------------------------------------------- serving
+
+    async def serve(self) -> int:
+        """Everything from the start of trio to its end."""
+        self._stopping, self._hurrying = trio.Event(), trio.Event()
+        self._notifier = Notifier.from_environment()
+        if self.index.was_lost:
+            await trio.to_thread.run_sync(rebuild, self.index, self.backing)
+        self.backing.used_bytes = await trio.to_thread.run_sync(self.index.total_bytes)
+        async with trio.open_nursery() as services:
+            self._build(services)
+            services.start_soon(self._watch_signals)
+            services.start_soon(self.filler.keep_index)
+            services.start_soon(self.readahead.serve)
+            if self.index.was_unclean and not self.index.was_lost:
+                services.start_soon(self._rebuild_behind)
+            await services.start(ControlServer(self.config.control_socket, self.verbs.table()).serve)
+            session = Session(
+                self.operations, self.config.mountpoint, allow_other=self.config.mount.allow_other
+            )
+            try:
+                await self._serve_requests(session)
+            finally:
+                session.close()
+            self.queries.state = "stopping"
+            is_drained = await self._drain()
+            services.cancel_scope.cancel()
+        self.segments.close()
+        self.library.close()
+        self.index.close(clean=is_drained)
+        log.info("stopped")
+        return 0
+
+    async def _serve_requests(self, session: Session) -> None:
+        """Answer requests until a signal, the verb `stop`, or an unmount by somebody else."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._announce, session)
+            nursery.start_soon(self._end_in_time, session, nursery.cancel_scope)
+            await session.serve()
+            nursery.cancel_scope.cancel()
+
+    async def _announce(self, session: Session) -> None:
+        await session.wait_answering()
+        log.info("mounted at %s (pid %d)", session.mountpoint, os.getpid())
+        self._notifier.ready(f"mounted at {session.mountpoint}")
+        if (watchdog_s := self._notifier.watchdog_s) is not None:
+            while True:  # this loop answers the requests too: while it turns, so does the mount
+                self._notifier.alive()
+                await trio.sleep(watchdog_s / 3)
+
+    async def _rebuild_behind(self) -> None:
+        """After a crash: the index may lack the newest fills."""
+        await trio.to_thread.run_sync(rebuild, self.index, self.backing, abandon_on_cancel=True)
+        await self.filler.recount()
+
+    # ---------------------------------------------------------------- stopping
+
+    def stop(self, *, now: bool) -> None:
+        """Begin to stop; `now`: without waiting for requests and fills.  On the trio thread."""
+        if self._stopping.is_set() or now:
+            self._hurrying.set()
+        self._stopping.set()
+
+    async def _watch_signals(self) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async for number in signals:
+                log.info(
+                    "%s: stopping%s", signal.Signals(number).name, " now" if self._stopping.is_set() else ""
+                )
+                self.stop(now=False)
+
+    async def _end_in_time(self, session: Session, requests: trio.CancelScope) -> None:
+        await self._stopping.wait()
+        self._notifier.stopping()
+        session.end()
+        with trio.move_on_after(REQUESTS_END_S):
+            await self._hurrying.wait()
+        requests.cancel()
+
+    async def _drain(self) -> bool:
+        """Let what was fetched be filled, and tell the index; False if it did not all come to its end."""
+        self.readahead.stop()
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._cancel_when_hurried, scope)
+                with trio.move_on_after(DRAIN_S):
+                    await self.fetcher.wait_idle()
+                    await self.filler.wait_idle()
+                await self.filler.flush_index()
+                is_drained = not self.filler.in_flight
+                nursery.cancel_scope.cancel()
+        self.origin_pool.close()
+        self.backing_pool.close()
+        return is_drained and not scope.cancelled_caught
+
+    async def _cancel_when_hurried(self, scope: trio.CancelScope) -> None:
+        await self._hurrying.wait()
+        scope.cancel()

@@ -1,0 +1,1 @@
+"""FUSE: the session, the event loop, inodes and operations."""
