@@ -1,0 +1,349 @@
+"""The command line against a daemon that answers from a table."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import trio
+
+from dsfs import cli
+from dsfs.admin.control import ControlServer, Verb
+from dsfs.admin.launch import StartError
+from dsfs.config import Config, load
+from dsfs.logs import LogWriter
+from dsfs.model.errors import BusyError, DsfsError, NotFoundError
+
+NOW_S = 1_800_000_000.0
+STATUS = {
+    "daemon": {
+        "pid": 7,
+        "version": "0.1.0",
+        "mountpoint": "/datasets",
+        "config": "/etc/dsfs/dsfs.toml",
+        "started_s": NOW_S - 7200,
+        "state": "ready",
+    },
+    "backing": {
+        "path": "/mnt/dsfs",
+        "state": "ok",
+        "limit_bytes": 2**41,
+        "used_bytes": 0,
+        "floor_bytes": 0,
+        "free_bytes": 2**41,
+    },
+    "memory": {"limit_bytes": 2**29, "used_bytes": 0},
+}
+WHY = {
+    "path": "speech/v1/a",
+    "dataset": "speech",
+    "version": "v1",
+    "generation": "0123",
+    "object": {"url": "s3://lake/speech/v1/a", "size": 0},
+    "segment": None,
+    "extent": None,
+    "blocks": None,
+}
+
+
+class FakeDaemon:
+    """A control server in a thread of its own; `asked` is what it was asked."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+        self.answers: dict[str, object] = {
+            "status": STATUS,
+            "ls": {"entries": [{"name": "speech", "kind": "dataset"}]},
+            "why": WHY,
+            "drop": {"dropped_bytes": 4096, "segments": 2},
+            "refresh": {"changed": True, "generation": "new", "previous": "old", "files": 3, "bytes": 9},
+            "metrics": {"text": "dsfs_fill_bytes_total 5\n"},
+        }
+        self._ready = threading.Event()
+
+    def __enter__(self) -> "FakeDaemon":
+        self._thread = threading.Thread(target=trio.run, args=(self._main,))
+        self._thread.start()
+        assert self._ready.wait(10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        trio.from_thread.run_sync(self._scope.cancel, trio_token=self._token)
+        self._thread.join()
+
+    async def _main(self) -> None:
+        verbs = {name: Verb(self._verb(name), changes=False) for name in self.answers}
+        with trio.CancelScope() as self._scope:
+            self._token = trio.lowlevel.current_trio_token()
+            async with trio.open_nursery() as nursery:
+                await nursery.start(ControlServer(self.path, verbs).serve)
+                self._ready.set()
+
+    def _verb(self, name: str) -> Callable[[dict[str, Any]], Awaitable[object]]:
+        async def run(args: dict[str, Any]) -> object:
+            self.asked.append((name, args))
+            answer = self.answers[name]
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        return run
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "dsfs.toml"
+    path.write_text(
+        f'mountpoint = "{tmp_path}/mnt"\nstate_dir = "{tmp_path}"\n[origin]\nurl = "s3://lake"\n'
+        f'[backing]\npath = "{tmp_path}/backing"\nlimit = "1GiB"\n'
+    )
+    return path
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[FakeDaemon]:
+    with FakeDaemon(tmp_path / "control.sock") as running:
+        yield running
+
+
+@pytest.fixture
+def page_of(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """What a command prints for people, at the moment NOW_S."""
+    monkeypatch.setattr("time.time", lambda: NOW_S)
+
+    def run(*arguments: str) -> str:
+        assert cli.main([*arguments, "--config", str(config)]) == 0
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.mark.usefixtures("daemon")
+def test_reading_verbs_print_pages_for_people(page_of: Callable[..., str]) -> None:
+    assert page_of("status").startswith("daemon      /datasets: ready, dsfs 0.1.0, pid 7, for 2h")
+    assert page_of("ls").splitlines()[1].strip() == "speech/"
+    assert page_of("why", "speech/v1/a").startswith("path        speech/v1/a\n")
+
+
+@pytest.mark.usefixtures("daemon")
+def test_changes_say_what_they_did(page_of: Callable[..., str]) -> None:
+    assert page_of("drop", "speech/v1/") == "speech/v1: 4,096 bytes of 2 segments dropped\n"
+    assert page_of("refresh", "speech/v1") == "speech/v1: generation new instead of old, 3 files, 9 bytes\n"
+    assert page_of("metrics") == "dsfs_fill_bytes_total 5\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "asked"),
+    [
+        (["status"], ("status", {})),
+        (["status", "speech"], ("status", {"target": "speech"})),
+        (["ls"], ("ls", {"target": None})),
+        (["ls", "speech/v1"], ("ls", {"target": "speech/v1"})),
+        (["why", "speech/v1/a"], ("why", {"path": "speech/v1/a"})),
+        (["drop", "speech/v1"], ("drop", {"target": "speech/v1"})),
+        (["refresh", "speech/v1"], ("refresh", {"target": "speech/v1"})),
+        (["metrics"], ("metrics", {})),
+    ],
+)
+def test_json_is_what_the_daemon_answered(
+    daemon: FakeDaemon,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    asked: tuple[str, dict[str, Any]],
+) -> None:
+    assert cli.main([*arguments, "--json", "--socket", str(daemon.path)]) == 0
+    assert json.loads(capsys.readouterr().out) == daemon.answers[asked[0]]
+    assert daemon.asked == [asked]
+
+
+def test_path_inside_the_mount_may_be_relative_or_behind_a_link(
+    daemon: FakeDaemon, page_of: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside = tmp_path / "mnt" / "speech"
+    inside.mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "mnt")
+    page_of("why", f"{tmp_path}/link/speech/v1/a")
+    monkeypatch.chdir(inside)
+    page_of("why", "v1/a")
+    assert [args["path"] for _, args in daemon.asked] == [f"{inside}/v1/a"] * 2
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(NotFoundError("no such"), 1), (BusyError("files are open"), 4), (DsfsError("a\nb"), 1)],
+)
+def test_refusal_of_the_daemon_is_lines_and_an_exit_code(
+    daemon: FakeDaemon, capsys: pytest.CaptureFixture[str], error: DsfsError, code: int
+) -> None:
+    daemon.answers["status"] = error
+    assert cli.main(["status", "--socket", str(daemon.path)]) == code
+    assert capsys.readouterr().err == "".join(f"dsfs: {line}\n" for line in str(error).splitlines())
+
+
+def test_without_a_daemon_the_code_is_its_own(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["status", "--config", str(config)]) == 3
+    assert cli.main(["unmount", "--config", str(config)]) == 3
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("dsfs: no daemon answers on ")
+    assert second == f"dsfs: no daemon answers and nothing is mounted at {config.parent}/mnt"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["drop", "speech"], "argument NAME/VERSION: 'speech': expected NAME/VERSION (see dsfs drop --help)"),
+        (["mount", "--timeout", "5"], "argument --timeout: '5': expected a duration with its unit"),
+        (["ls", "--config", "a", "--socket", "b"], "not allowed with argument"),
+        ([], "the following arguments are required: COMMAND (see dsfs --help)"),
+    ],
+)
+def test_wrong_usage_is_one_line(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("dsfs: ")
+    assert message in line
+
+
+def test_wrong_configuration_is_a_line_for_each_problem(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config.write_text(config.read_text().replace("url", "ulr").replace("1GiB", "1"))
+    assert cli.main(["status", "--config", str(config)]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert f"dsfs: {config}: [origin] ulr: unknown key (did you mean url?)" in lines
+    assert len(lines) == 2
+
+
+def test_mount_starts_the_daemon_with_the_same_configuration(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    launched: list[object] = []
+    monkeypatch.setattr(
+        "dsfs.admin.launch.launch", lambda *given, timeout_s: launched.append((*given, timeout_s))
+    )
+    monkeypatch.chdir(config.parent)
+    assert cli.main(["mount", "--config", config.name, "--force", "--timeout", "5s"]) == 0
+    command = [sys.executable, "-m", "dsfs", "mount", "--foreground", "--config", str(config), "--force"]
+    assert launched == [(command, config.parent / "dsfs.log", 5)]
+    assert capsys.readouterr().out == f"mounted at {config.parent}/mnt, log in {config.parent}/dsfs.log\n"
+
+
+def test_mount_ends_with_the_code_of_a_daemon_that_does_not_start(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(*_: object, timeout_s: float) -> None:
+        raise StartError("another daemon runs", 4)
+
+    monkeypatch.setattr("dsfs.admin.launch.launch", refused)
+    assert cli.main(["mount", "--config", str(config)]) == 4
+    assert capsys.readouterr().err == "dsfs: another daemon runs\n"
+
+
+@pytest.mark.expects_log("is not shorter|not on a network file system|only root may|is on tmpfs|is missing")
+def test_foreground_is_the_daemon_and_passes_its_error_on(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran: list[tuple[Config, bool]] = []
+
+    def run(config: Config, *, force: bool) -> int:
+        ran.append((config, force))
+        if force:
+            return 0
+        raise BusyError("another daemon holds the state directory")
+
+    module = ModuleType("dsfs.daemon")
+    module.run = run  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "dsfs.daemon", module)
+    monkeypatch.setattr("dsfs.logs.configure", lambda *_: LogWriter(io.StringIO()))
+    monkeypatch.chdir(config.parent)
+    assert cli.main(["mount", "--foreground", "--force", "--config", config.name]) == 0
+    assert Path.cwd() == Path("/")
+    assert cli.main(["mount", "--foreground", "--config", str(config)]) == 4
+    assert capsys.readouterr().err == "dsfs: another daemon holds the state directory\n"
+    assert ran == [(load(config), True), (load(config), False)]
+
+
+def test_config_is_checked_and_shown(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["config", "check", "--config", str(config)]) == 0
+    assert capsys.readouterr().out.startswith("ok\n")
+    assert cli.main(["config", "check", "--json", "--config", str(config)]) == 0
+    assert json.loads(capsys.readouterr().out)["ok"] is True
+    assert cli.main(["config", "show", "--config", str(config)]) == 0
+    assert 'limit = "1GiB"' in capsys.readouterr().out
+    assert cli.main(["config", "show", "--json", "--config", str(config)]) == 0
+    assert json.loads(capsys.readouterr().out)["backing"]["limit_bytes"] == 2**30
+
+
+def test_interrupt_is_quiet(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "load", interrupted)
+    assert cli.main(["status"]) == 130
+    assert capsys.readouterr() == ("", "")
+
+
+def test_bug_is_a_traceback_and_its_own_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(cli, "load", broken)
+    assert cli.main(["status"]) == 70
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_reader_of_a_pipe_that_leaves_early_ends_the_command_quietly(daemon: FakeDaemon) -> None:
+    daemon.answers["metrics"] = {"text": "x" * 1_000_000 + "\n"}
+    command = [sys.executable, "-m", "dsfs", "metrics", "--socket", str(daemon.path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(30) == 0
+
+
+def test_reading_verb_loads_neither_the_daemon_nor_what_it_does_not_show(daemon: FakeDaemon) -> None:
+    code = (
+        "import sys\nfrom dsfs.cli import main\n"
+        f"main(['status', '--json', '--socket', {str(daemon.path)!r}])\n"
+        "print({'rich', 'trio', 'boto3', 'pyfuse3', 'lmdb'} & sys.modules.keys(), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert done.stderr == "set()\n"
+
+
+def test_every_exit_code_is_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    page = capsys.readouterr().out
+    for code, meaning in cli.EXIT_CODES.items():
+        assert f"{code:>3}  {meaning}" in page
+    assert set(cli._CODE_OF_ERROR.values()) <= cli.EXIT_CODES.keys()
+
+
+def test_output_for_a_terminal_that_knows_ascii_only(daemon: FakeDaemon) -> None:
+    daemon.answers["ls"] = {"entries": [{"name": "Grüße", "kind": "file"}]}
+    command = [sys.executable, "-m", "dsfs", "ls", "--socket", str(daemon.path)]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r"Gr\xfc\xdfe" in done.stdout

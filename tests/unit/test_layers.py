@@ -1,0 +1,117 @@
+"""The folders are the architecture: imports go down only, never round, and modules stay small."""
+
+import ast
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LAYERS = [  # bottom to top; those of one line may not import each other
+    {"model"},
+    {"config", "metrics", "logs"},
+    {"storage"},
+    {"cache"},
+    {"mount", "admin"},
+    {"daemon"},
+    {"cli"},
+]
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+ONLY_BELOW = {  # an outside library is known to the modules whose names begin like this
+    "boto3": "dsfs.storage.origin",
+    "botocore": "dsfs.storage.origin",
+    "obstore": "dsfs.storage.origin",
+    "lmdb": "dsfs.storage.",
+    "pyfuse3": "dsfs.mount.",
+}
+NOT_NOUNS = {"utils", "util", "common", "helpers", "misc", "manager", "base"}
+MAX_LINES = 400
+
+
+def python_files(*folders: str) -> dict[str, Path]:
+    """Every module below the folders, by its dotted name."""
+    found = {}
+    for folder in folders:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+MODULES = python_files("dsfs")
+EVERYTHING = python_files("dsfs", "tests", "bench")
+
+
+def imported(path: Path) -> set[str]:
+    """Every import, also those inside functions and under TYPE_CHECKING."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: write absolute imports"
+            full = {alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in EVERYTHING else str(node.module) for name in full.values()}
+    return found
+
+
+IMPORTS = {name: imported(path) for name, path in MODULES.items()}
+
+
+def layer(module: str) -> str:
+    """The part of dsfs a module belongs to; "" for the package itself and what starts it."""
+    part = module.split(".")[1] if "." in module else ""
+    return "" if part == "__main__" else part
+
+
+def test_every_module_belongs_to_a_layer() -> None:
+    assert {layer(name) for name in MODULES} <= {*RANK, ""}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_point_down(name: str) -> None:
+    for target in IMPORTS[name] & MODULES.keys():
+        here, there = layer(name), layer(target)
+        if here and there and here != there:
+            assert RANK[here] > RANK[there], f"{name} imports {target}"
+
+
+def test_no_circles() -> None:
+    graph = {name: (targets & MODULES.keys()) - {name} for name, targets in IMPORTS.items()}
+    while leaves := [name for name, targets in graph.items() if not targets & graph.keys()]:
+        for name in leaves:
+            del graph[name]
+    assert not graph, f"import circle among {sorted(graph)}"
+
+
+@pytest.mark.parametrize("library", ONLY_BELOW)
+def test_outside_library_stays_behind_its_adapter(library: str) -> None:
+    users = {name for name, targets in IMPORTS.items() if library in {t.split(".")[0] for t in targets}}
+    assert not {name for name in users if not name.startswith(ONLY_BELOW[library])}
+
+
+def test_model_imports_the_standard_library_only() -> None:
+    allowed = sys.stdlib_module_names | {"dsfs"}
+    for name, targets in IMPORTS.items():
+        if layer(name) == "model":
+            assert {target.split(".")[0] for target in targets} <= allowed, name
+
+
+def test_dsfs_imports_what_it_requires_and_nothing_of_its_tests() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    required = {re.split(r"[^\w-]", name)[0] for name in project["dependencies"]} | {"botocore"}  # boto3 is its face
+    for name, targets in IMPORTS.items():
+        assert {target.split(".")[0] for target in targets} <= sys.stdlib_module_names | required | {"dsfs"}, name
+
+
+@pytest.mark.parametrize("name", EVERYTHING)
+def test_module_is_small_and_named_after_what_it_is(name: str) -> None:
+    assert len(EVERYTHING[name].read_text().splitlines()) <= MAX_LINES
+    assert not NOT_NOUNS.intersection(name.split("."))
+
+
+@pytest.mark.parametrize("name", EVERYTHING)
+def test_imports_are_absolute(name: str) -> None:
+    imported(EVERYTHING[name])

@@ -1,0 +1,95 @@
+"""Counters, gauges and histograms, and their text."""
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from dsfs.metrics import Counter, Gauge, Histogram, Metrics, Registry, markdown_table
+
+
+def test_counter_loses_no_count_to_threads() -> None:
+    counter = Counter("fill.bytes_total", "Bytes.")
+
+    def count() -> None:
+        for _ in range(5000):
+            counter.add(2)
+
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(4):
+            pool.submit(count)
+    assert counter.value() == 40_000
+
+
+def test_text_is_what_prometheus_reads() -> None:
+    registry = Registry()
+    registry.declare(Counter("fill.bytes_total", "Bytes filled.")).add(5)
+    errors = registry.declare(Counter("read.errors_total", "Errors, by errno\nname \\.", "errno"))
+    errors.add(label='a"b\\c\nd')
+    errors.add(2, label="EIO")
+    registry.declare(Gauge("memory.used_bytes", "Bytes held.")).read_from(lambda: 0.5)
+    assert registry.text().splitlines() == [
+        "# HELP dsfs_fill_bytes_total Bytes filled.",
+        "# TYPE dsfs_fill_bytes_total counter",
+        "dsfs_fill_bytes_total 5",
+        r"# HELP dsfs_read_errors_total Errors, by errno\nname \\.",
+        "# TYPE dsfs_read_errors_total counter",
+        'dsfs_read_errors_total{errno="EIO"} 2',
+        r'dsfs_read_errors_total{errno="a\"b\\c\nd"} 1',
+        "# HELP dsfs_memory_used_bytes Bytes held.",
+        "# TYPE dsfs_memory_used_bytes gauge",
+        "dsfs_memory_used_bytes 0.5",
+    ]
+    assert registry.text().endswith("\n")
+
+
+def test_histogram_counts_what_is_at_most_each_bound() -> None:
+    registry = Registry()
+    histogram = registry.declare(Histogram("read.seconds", "Time.", (0.1, 1.0)))
+    for value in (0.1, 0.5, 7):
+        histogram.observe(value)
+    assert registry.text().splitlines()[2:] == [
+        'dsfs_read_seconds_bucket{le="0.1"} 1',
+        'dsfs_read_seconds_bucket{le="1"} 2',
+        'dsfs_read_seconds_bucket{le="+Inf"} 3',
+        "dsfs_read_seconds_sum 7.6",
+        "dsfs_read_seconds_count 3",
+    ]
+
+
+def test_gauge_with_a_label_has_a_sample_for_each_value() -> None:
+    registry = Registry()
+    registry.declare(Gauge("version.resident_bytes", "Bytes.", "version")).read_from(
+        lambda: {"b/1": 2, "a/1": 1}
+    )
+    assert registry.text().splitlines()[2:] == [
+        'dsfs_version_resident_bytes{version="a/1"} 1',
+        'dsfs_version_resident_bytes{version="b/1"} 2',
+    ]
+
+
+@pytest.mark.expects_log("memory.used_bytes cannot be read")
+def test_gauge_that_fails_does_not_hide_the_others() -> None:
+    registry = Registry()
+    registry.declare(Gauge("memory.used_bytes", "Bytes.")).read_from(lambda: 1 / 0)
+    registry.declare(Gauge("memory.limit_bytes", "Bytes.")).read_from(lambda: 7)
+    assert "dsfs_memory_limit_bytes 7\n" in registry.text()
+
+
+def test_name_can_be_declared_only_once() -> None:
+    registry = Registry()
+    registry.declare(Counter("fill.bytes_total", "Bytes."))
+    with pytest.raises(ValueError, match=r"fill\.bytes_total is declared twice"):
+        registry.declare(Counter("fill.bytes_total", "Bytes."))
+
+
+def test_every_metric_has_a_name_with_its_unit_and_one_sentence() -> None:
+    for metric in Metrics().registry:
+        assert re.fullmatch(r"[a-z]+\.[a-z_]*(total|bytes|seconds)", metric.name), metric.name
+        assert (metric.type == "counter") == metric.name.endswith("_total")
+        assert metric.help.endswith(".")
+        assert metric.help.count(".") == 1
+
+
+def test_table_has_a_row_for_every_metric() -> None:
+    assert len(markdown_table().splitlines()) == 2 + len(list(Metrics().registry))

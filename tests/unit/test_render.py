@@ -1,0 +1,174 @@
+"""What the daemon answers, as people see it."""
+
+import io
+from typing import Any
+
+from dsfs.admin.render import Page
+
+NOW_S = 1_800_000_000.0
+EVIL = "x\n\x1b[2Jy[red]"
+
+STATUS: dict[str, Any] = {
+    "daemon": {
+        "pid": 7,
+        "version": "0.1.0",
+        "mountpoint": "/datasets",
+        "config": "/etc/dsfs/dsfs.toml",
+        "started_s": NOW_S - 7200,
+        "state": "ready",
+    },
+    "origins": [
+        {
+            "id": "s3://lake",
+            "state": "ok",
+            "error": None,
+            "error_at_s": None,
+            "requests": 1234,
+            "bytes": 5 * 2**30,
+        },
+        {
+            "id": "s3://b",
+            "state": "failing",
+            "error": "403",
+            "error_at_s": NOW_S - 5,
+            "requests": 1,
+            "bytes": 0,
+        },
+    ],
+    "backing": {
+        "path": "/mnt/dsfs",
+        "state": "paused",
+        "reason": "the limit is reached",
+        "limit_bytes": 2**41,
+        "used_bytes": 2**41,
+        "floor_bytes": 2**30,
+        "free_bytes": 2**40,
+        "unfilled_bytes": 2**20,
+    },
+    "memory": {"limit_bytes": 2**29, "used_bytes": 2**20},
+    "versions": [
+        {
+            "dataset": "speech",
+            "version": "v1",
+            "generation": "0123456789abcdef",
+            "files": 1000,
+            "bytes": 4000,
+            "resident_bytes": 1000,
+            "state": "drifted",
+            "drifted": ["a/b.wav"],
+            "left_out": 2,
+            "left_out_examples": [["a//b", "empty component"], [EVIL, "why not"]],
+        },
+        {"dataset": "speech", "version": "v2", "files": None, "bytes": None, "state": "unlisted"},
+    ],
+}
+WHY: dict[str, Any] = {
+    "path": "speech/v1/a.wav",
+    "dataset": "speech",
+    "version": "v1",
+    "generation": "0123",
+    "object": {"url": "s3://lake/speech/v1/a.wav", "key": "k", "etag": None, "size": 5000, "modified_s": 0},
+    "segment": {
+        "identity": "ff00",
+        "kind": "pack",
+        "state": "filling",
+        "path": "/mnt/dsfs/segments/ff/ff00.part",
+    },
+    "extent": {"offset": 4096, "length": 5000},
+    "blocks": {"resident": 1, "total": 12},
+    "last_fetch": {"at_s": NOW_S - 60, "bytes": 5000, "seconds": 0.5, "attempts": 2},
+    "last_error": {"at_s": NOW_S - 61, "message": "HTTP 503 SlowDown"},
+}
+ENTRIES = [
+    {
+        "name": "speech",
+        "kind": "dataset",
+        "bytes": None,
+        "resident_bytes": None,
+        "files": None,
+        "state": None,
+    },
+    {"name": EVIL, "kind": "file", "bytes": 10, "resident_bytes": 10, "files": None, "state": None},
+]
+
+
+def status_page() -> str:
+    stream = io.StringIO()
+    Page(NOW_S, stream).status(STATUS)
+    return stream.getvalue()
+
+
+def ls_page() -> str:
+    stream = io.StringIO()
+    Page(NOW_S, stream).ls({"entries": ENTRIES})
+    return stream.getvalue()
+
+
+def why_page(answer: dict[str, Any]) -> str:
+    stream = io.StringIO()
+    Page(NOW_S, stream).why(answer)
+    return stream.getvalue()
+
+
+def test_status_shows_the_daemon_what_it_depends_on_and_its_versions() -> None:
+    lines = status_page().splitlines()
+    assert lines[0] == "daemon      /datasets: ready, dsfs 0.1.0, pid 7, for 2h, /etc/dsfs/dsfs.toml"
+    assert lines[1] == "origin      s3://lake: ok, 1,234 requests, 5.00 GiB"
+    assert lines[3] == "            last error 5s ago: 403"
+    assert "            nothing is filled because the limit is reached" in lines
+    assert "memory      1.00 MiB of 512 MiB in buffers" in lines
+    rows = [line.split() for line in lines if line.startswith("speech/v")]
+    assert rows[0] == [
+        "speech/v1",
+        "3.91",
+        "KiB",
+        "1000",
+        "B",
+        "25.0",
+        "%",
+        "1,000",
+        "drifted",
+        "0123456789ab",
+    ]
+    assert rows[1] == ["speech/v2", "unlisted"]
+
+
+def test_status_names_drifted_files_and_keys_left_out_with_the_reason() -> None:
+    page = status_page()
+    assert (
+        "speech/v1: drifted, the origin has other objects than were listed; dsfs refresh speech/v1\n  a/b.wav"
+        in page
+    )
+    assert "speech/v1: 2 keys that no path can hold are left out\n  a//b: empty component\n" in page
+
+
+def test_name_from_the_origin_cannot_steer_the_terminal() -> None:
+    for page in (status_page(), ls_page()):
+        assert "\x1b" not in page
+        assert r"x\n\x1b[2Jy[red]" in page
+
+
+def test_ls_shows_directories_with_a_slash_and_only_columns_in_use() -> None:
+    header, first, _ = ls_page().splitlines()
+    assert header.split() == ["NAME", "SIZE", "RESIDENT", "%"]
+    assert first.strip() == "speech/"
+
+
+def test_why_shows_object_segment_extent_blocks_fetch_and_error() -> None:
+    page = why_page(WHY)
+    for line in (
+        "object      s3://lake/speech/v1/a.wav",
+        "segment     ff00 (pack), filling at /mnt/dsfs/segments/ff/ff00.part",
+        "extent      5,000 bytes at 4,096",
+        "blocks      resident 1 of 12",
+        "last fetch  1m ago, 4.88 KiB in 0.500 s, attempts: 2",
+        "last error  1m 1s ago: HTTP 503 SlowDown",
+    ):
+        assert line in page.splitlines()
+    assert "ETag none, 5,000 bytes, modified 1970-01-01" in page or "modified 1969-12-31" in page
+
+
+def test_why_of_an_empty_file_that_was_never_fetched() -> None:
+    page = why_page(WHY | dict.fromkeys(("segment", "extent", "blocks", "last_fetch", "last_error")))
+    assert "segment     none, the file is empty" in page
+    assert "last fetch  none since the daemon started" in page
