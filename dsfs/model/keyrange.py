@@ -51,7 +51,7 @@ def pages_left(first: str, last: str, beyond: str) -> float:
     low, high = first[place : place + 1], beyond[place : place + 1]
     chars = [low, *_between(low, high), high]
     start, here, stop = (_measure(key[place : place + _PLACES], chars) for key in (first, last, beyond))
-    return (stop - here) / (here - start) if start < here else inf
+    return max(0.0, stop - here) / (here - start) if start < here else inf
 
 
 def _measure(text: str, chars: Sequence[str]) -> float:

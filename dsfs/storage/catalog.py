@@ -116,12 +116,12 @@ class Catalog:
     def path_of(self, index: int) -> str:
         """The path of an entry below the root; "" for the root itself.  Raises NotFoundError."""
         with self._env.begin() as txn:
-            return self._path(txn, self._entry(txn, index))
+            return self._path(txn, index)
 
     def object_of(self, entry: Entry) -> ObjectRef:
         """The object that holds the file."""
         with self._env.begin() as txn:
-            return self._object(entry, self._path(txn, entry))
+            return self._object(entry, self._path(txn, entry.index))
 
     # ------------------------------------------------------------------ packs and segments
 
@@ -141,7 +141,7 @@ class Catalog:
             for index in indexes:
                 entry = self._entry(txn, index)
                 if entry.parent not in folders:
-                    folder = self._path(txn, self._entry(txn, entry.parent))
+                    folder = self._path(txn, entry.parent)
                     folders = {entry.parent: f"{folder}/" if folder else ""}
                 path = folders[entry.parent] + entry.name.decode()
                 found.append(Member(index, entry.offset, self._object(entry, path)))
@@ -167,16 +167,19 @@ class Catalog:
     # ------------------------------------------------------------------ within one transaction
 
     def _entry(self, txn: "lmdb.Transaction[bytes]", index: int) -> Entry:
+        return catalog_format.decode_entry(index, self._row(txn, index))
+
+    def _row(self, txn: "lmdb.Transaction[bytes]", index: int) -> bytes:
         row = txn.get(catalog_format.entry_key(index), db=self._entries)
         if row is None:
             raise NotFoundError(f"no entry with index {index}")
-        return catalog_format.decode_entry(index, row)
+        return row
 
-    def _path(self, txn: "lmdb.Transaction[bytes]", entry: Entry) -> str:
+    def _path(self, txn: "lmdb.Transaction[bytes]", index: int) -> str:
         names: list[bytes] = []
-        while entry.index != catalog_format.ROOT:
-            names.append(entry.name)
-            entry = self._entry(txn, entry.parent)
+        while index != catalog_format.ROOT:
+            index, name = catalog_format.decode_place(self._row(txn, index))
+            names.append(name)
         return b"/".join(reversed(names)).decode()
 
     def _object(self, entry: Entry, path: str) -> ObjectRef:

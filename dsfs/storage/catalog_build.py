@@ -15,7 +15,7 @@ import time
 from array import array
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 
@@ -36,8 +36,8 @@ COMMIT_EVERY = 20_000  # writes; a transaction keeps the pages it changed in mem
 def build_catalog(objects: Iterator[ObjectRef], *, prefix: str, origin_id: str, path: Path) -> Summary:
     """Write the catalog of the objects below `prefix` to `path`, on local disk; it is there completely or not at all.
 
-    `objects` come in the order of their keys (ValueError if not).  Raises CatalogFileError if the file cannot
-    be written, and what `objects` raises.
+    `objects` come in the order of their keys (ValueError if not).  Raises CatalogFileError or OSError if the
+    file cannot be written, and what `objects` raises.
     """
     listed_at_s = int(time.time())
     try:
@@ -186,10 +186,9 @@ class _Tree:
         if path.name is not None:
             entry = Entry(self._next, self._indexes[-1], path.name, False, obj.size, obj.modified_s, obj.etag)
             self._put_new(entry)
-        else:  # a marker: the first key in its directory, which was therefore just made
-            row = self._store.get(self._store.entries, catalog_format.entry_key(self._indexes[-1]))
-            assert row is not None
-            self._put(replace(catalog_format.decode_entry(self._indexes[-1], row), mtime_s=obj.modified_s))
+        else:  # the marker is the first key in its directory, which was therefore just made
+            *_, parent, index = self._indexes
+            self._put(Entry(index, parent, path.directories[-1], True, 0, obj.modified_s, None))
 
     def _enter(self, directories: tuple[bytes, ...]) -> None:
         """Leave and make directories until one is in these."""
@@ -292,7 +291,8 @@ class _Finish:
         if self._stack:
             self._stack[-1].mtime_s = max(self._stack[-1].mtime_s, left.mtime_s)
         if left.mtime_s != left.entry.mtime_s:
-            self._rewrite(replace(left.entry, mtime_s=left.mtime_s))
+            left.entry.mtime_s = left.mtime_s
+            self._rewrite(left.entry)
 
     def _add_file(self, entry: Entry) -> None:
         folder = self._stack[-1]
@@ -321,7 +321,8 @@ class _Finish:
             self._pack = _OpenPack(self.packs)
             self.packs += 1
         pack = self._pack
-        self._rewrite(replace(entry, pack=pack.number, member=len(pack.indexes), offset=pack.size))
+        entry.pack, entry.member, entry.offset = pack.number, len(pack.indexes), pack.size
+        self._rewrite(entry)
         pack.size += pages(entry.size)
         pack.fingerprints += fingerprint
         pack.indexes.append(entry.index)

@@ -26,6 +26,7 @@ NO_PACK = -1
 # kind, parent, size, mtime_s, pack, member, offset, bytes of the name; the name and the ETag follow
 _ROW = struct.Struct("<BQQqiIIB")
 _PACK = struct.Struct("<20sQI")  # identity, bytes of the segment, members; then their indexes and sizes
+_ROW_BYTES = _ROW.size
 _LARGE = struct.Struct("<20sQ")  # identity, bytes
 _PACK_NUMBER = struct.Struct(">I")
 _INDEX = struct.Struct(">Q")
@@ -38,9 +39,9 @@ class CatalogFileError(DsfsError):
     """The file of a catalog cannot be opened, read or written, or is of an unknown format."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Entry:
-    """One file or directory of a version.
+    """One file or directory of a version.  Only the builder changes one (frozen, it is made in thrice the time).
 
     `mtime_s` of a directory is the newest of what lies below it.  `pack` is NO_PACK for directories, empty files
     and large objects; `member` and `offset` say where in the pack the file is (0 for the others).
@@ -122,14 +123,14 @@ def encode_entry(entry: Entry) -> bytes:
 
 def decode_entry(index: int, row: bytes) -> Entry:
     kind, parent, size, mtime_s, pack, member, offset, length = _ROW.unpack_from(row)
-    name_end = _ROW.size + length
+    name_end = _ROW_BYTES + length
     etag: str | None = None
     if kind & _ETAG_MD5:
         etag = row[name_end:].hex()
     elif kind & _ETAG_TEXT:
         etag = row[name_end:].decode("utf-8", "surrogatepass")
-    is_dir = bool(kind & _IS_DIRECTORY)
-    return Entry(index, parent, row[_ROW.size : name_end], is_dir, size, mtime_s, etag, pack, member, offset)
+    name, is_dir = row[_ROW_BYTES:name_end], bool(kind & _IS_DIRECTORY)
+    return Entry(index, parent, name, is_dir, size, mtime_s, etag, pack, member, offset)
 
 
 def _encode_etag(etag: str | None) -> tuple[int, bytes]:
@@ -144,6 +145,12 @@ def _encode_etag(etag: str | None) -> tuple[int, bytes]:
         if digest.hex() == etag:
             return _ETAG_MD5, digest
     return _ETAG_TEXT, etag.encode("utf-8", "surrogatepass")
+
+
+def decode_place(row: bytes) -> tuple[int, bytes]:
+    """The parent and the name in a row of `entries`."""
+    _, parent, *_, length = _ROW.unpack_from(row)
+    return parent, row[_ROW_BYTES : _ROW_BYTES + length]
 
 
 def encode_large(identity: str, size: int) -> bytes:

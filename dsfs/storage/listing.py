@@ -2,9 +2,9 @@
 
 A LIST gives up to 1,000 keys, and the next needs the last of them, so one after the other is slow.  But a LIST
 may start after any key.  The keys are therefore cut into ranges that are listed at the same time: whoever lists
-a range cuts it after a page, while connections are free (model/keyrange.py guesses where).  A range costs at
-most one LIST more than its keys need, its last, so the number of ranges is held to a share of the pages that
-were full.
+a range cuts it after a page, while connections are free (model/keyrange.py guesses where).  A range wastes at
+most one LIST, its last, which may bring few keys or none: so ranges are cut only while what they have wasted,
+and may yet, is a small share of the LISTs that were needed.
 
 Objects go through an unnamed file, which vanishes when it is closed, however the process ends: memory stays
 bounded while ranges that are not yet wanted run ahead.
@@ -36,7 +36,7 @@ from dsfs.model.printable import printable
 
 FREE_LISTS = 8  # LISTs that may be wasted to begin with ...
 EXTRA_LISTS = 0.4  # ... and for each that was needed
-PAGES_WORTH_A_RANGE = 2
+PAGES_WORTH_A_RANGE = 2  # fewer are listed as fast by whoever is there
 
 
 class Lister(Protocol):
@@ -240,7 +240,7 @@ class _Listing:
             self._changed.notify_all()
 
     def _cut(self, current: _Range) -> None:
-        """Give the rest of the range to free connections, as far as the number of ranges allows."""
+        """Give the rest of the range to free connections, as far as LISTs may be wasted."""
         allowed = FREE_LISTS + EXTRA_LISTS * self._listed / self._page_size - self._wasted_lists
         count = min(self._connections, int(allowed)) - self._unfinished
         cuts = self._cuts(current, count) if count > 0 else []
