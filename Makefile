@@ -21,8 +21,9 @@ check: setup ## ruff and mypy
 demo: setup ## a sample lake from a local S3 server, mounted, read, measured (2 minutes, 2 GB)
 	$(PYTHON) -m tests.rig.demo
 
-bench: setup ## the scenarios of bench/, one JSON result each
-	$(PYTHON) -m bench
+bench: ## the scenarios of bench/, one JSON result each (root, more than an hour; ARGS="--repeat 3 --only find")
+	@.ci/setup bench/packages.txt
+	$(PYTHON) -m bench $(ARGS)
 
 clean: ## what setup, tests and tools have made here
 	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info

@@ -8,6 +8,7 @@ fetched again), write the index and take the mark of a running daemon out of it.
 waiting.
 """
 
+import gc
 import logging
 import os
 import random
@@ -41,7 +42,7 @@ from dsfs.mount.operations import Operations
 from dsfs.mount.session import Session
 from dsfs.storage.backing import BackingDirectory
 from dsfs.storage.generations import GenerationStore
-from dsfs.storage.rebuild import rebuild
+from dsfs.storage.rebuild import recover
 from dsfs.storage.residency import ResidencyIndex
 from dsfs.storage.statelock import state_lock
 
@@ -154,6 +155,7 @@ class Daemon:
 
     def _connect_gauges(self) -> None:
         self.metrics.backing_used_bytes.read_from(lambda: self.backing.used_bytes)
+        self.metrics.backing_free_bytes.read_from(lambda: self.backing.space()[1])
         self.metrics.memory_used_bytes.read_from(lambda: self.memory.used_bytes)
         self.metrics.memory_limit_bytes.read_from(lambda: self.memory.limit_bytes)
 
@@ -164,7 +166,7 @@ class Daemon:
         self._stopping, self._hurrying = trio.Event(), trio.Event()
         self._notifier = Notifier.from_environment()
         if self.index.was_lost:
-            await trio.to_thread.run_sync(rebuild, self.index, self.backing)
+            await trio.to_thread.run_sync(recover, self.index, self.backing)
         self.backing.used_bytes = await trio.to_thread.run_sync(self.index.total_bytes)
         async with trio.open_nursery() as services:
             self._build(services)
@@ -200,6 +202,9 @@ class Daemon:
 
     async def _announce(self, session: Session) -> None:
         await session.wait_answering()
+        # What exists now stays: collections need not look at it again (2-5 % of the CPU of a cold read).
+        gc.collect()
+        gc.freeze()
         log.info("mounted at %s (pid %d)", session.mountpoint, os.getpid())
         self._notifier.ready(f"mounted at {session.mountpoint}")
         if (watchdog_s := self._notifier.watchdog_s) is not None:
@@ -209,8 +214,12 @@ class Daemon:
 
     async def _rebuild_behind(self) -> None:
         """After a crash: the index may lack the newest fills."""
-        await trio.to_thread.run_sync(rebuild, self.index, self.backing, abandon_on_cancel=True)
-        await self.filler.recount()
+
+        def is_in_use(identity: str) -> bool:
+            return self.segments.find(identity) is not None
+
+        await trio.to_thread.run_sync(recover, self.index, self.backing, is_in_use, abandon_on_cancel=True)
+        await self.filler.recount(self.segments)
 
     # ---------------------------------------------------------------- stopping
 

@@ -141,6 +141,14 @@ class Queries:
             else 0
         )
 
+    async def resident_bytes(self) -> dict[str, int]:
+        """How much is resident of each version in use, by NAME/VERSION."""
+        return {
+            f"{version.dataset.name}/{version.name}": await self._resident_bytes(generation)
+            for version in self.library.versions
+            if (generation := version.current) is not None
+        }
+
     # ---------------------------------------------------------------- ls
 
     async def ls(self, target: str | None) -> Answer:

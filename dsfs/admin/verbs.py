@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import trio
+
 from dsfs.admin.control import Verb
 from dsfs.admin.queries import Answer, Queries, resolve_version
 from dsfs.cache.datasets import Datasets
@@ -51,7 +53,9 @@ class Verbs:
 
     async def metrics_text(self, args: dict[str, Any]) -> Answer:
         self.datasets.count()
-        return {"text": self.metrics.text()}
+        resident = await self.queries.resident_bytes()
+        self.metrics.resident_bytes.read_from(lambda: resident)
+        return {"text": await trio.to_thread.run_sync(self.metrics.text)}
 
     async def drop(self, args: dict[str, Any]) -> Answer:
         version = await resolve_version(self.library, args["target"])
