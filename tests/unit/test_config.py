@@ -243,8 +243,8 @@ def test_every_field_is_a_row_of_the_table_and_has_help() -> None:
     assert '| `backing.floor` | share | `"5%"` |' in markdown_table()
 
 
-ROOT = Mount(Path("/"), "ext4", "/dev/vda1")
-NFS = Mount(Path("/mnt/ontap"), "nfs4", "filer:/vol")
+ROOT = Mount(Path("/"), "ext4", "/dev/vda1", "254:0")
+NFS = Mount(Path("/mnt/ontap"), "nfs4", "filer:/vol", "0:36")
 
 
 def test_usual_configuration_gives_no_warning_about_file_systems() -> None:
@@ -254,13 +254,13 @@ def test_usual_configuration_gives_no_warning_about_file_systems() -> None:
 
 
 def test_state_on_a_network_file_system_is_refused() -> None:
-    var = Mount(Path("/var"), "nfs4", "filer:/var")
+    var = Mount(Path("/var"), "nfs4", "filer:/var", "0:37")
     with pytest.raises(ConfigError, match=r"dsfs\.toml: state_dir: /var/lib/dsfs is on nfs4 \(/var\)"):
         preflight(config_of(EXAMPLE), [ROOT, var, NFS])
 
 
 def test_unlikely_places_are_warned_of() -> None:
-    warnings = preflight(config_of(EXAMPLE), [ROOT, Mount(Path("/var"), "tmpfs", "tmpfs")])
+    warnings = preflight(config_of(EXAMPLE), [ROOT, Mount(Path("/var"), "tmpfs", "tmpfs", "0:38")])
     assert any("state_dir: /var/lib/dsfs is on tmpfs" in line for line in warnings)
     assert any("/mnt/ontap/dsfs is on ext4 (/), not on a network file system" in line for line in warnings)
 

@@ -178,7 +178,7 @@ def test_mount_of_a_dead_daemon_is_detached(
 ) -> None:
     detached: list[Path] = []
     place = Path("/datasets")
-    monkeypatch.setattr(unmount, "mount_at", lambda path: Mount(path, "fuse.dsfs", "dsfs"))
+    monkeypatch.setattr(unmount, "mount_at", lambda path: Mount(path, "fuse.dsfs", "dsfs", "0:35"))
     monkeypatch.setattr(unmount, "life_of", lambda path: life)
     monkeypatch.setattr(unmount, "detach", detached.append)
     done = unmount.unmount(nobody, place, now=now, timeout_s=1)
@@ -204,7 +204,7 @@ def test_what_no_dead_daemon_left_is_not_touched(
     message: str,
 ) -> None:
     monkeypatch.setattr(
-        unmount, "mount_at", lambda path: Mount(path, filesystem, "x") if filesystem else None
+        unmount, "mount_at", lambda path: Mount(path, filesystem, "x", "0:35") if filesystem else None
     )
     monkeypatch.setattr(unmount, "life_of", lambda path: life)
     monkeypatch.setattr(unmount, "detach", lambda path: pytest.fail(f"{path} was detached"))

@@ -22,8 +22,8 @@ def table(tmp_path: Path) -> list[Mount]:
 
 
 def test_table_is_read_with_its_escapes(table: list[Mount]) -> None:
-    assert table[1] == Mount(Path("/data sets"), "fuse.dsfs", "dsfs")
-    assert table[2] == Mount(Path("/mnt"), "nfs4", "filer:/vol\\a")
+    assert table[1] == Mount(Path("/data sets"), "fuse.dsfs", "dsfs", "0:35")
+    assert table[2] == Mount(Path("/mnt"), "nfs4", "filer:/vol\\a", "0:36")
 
 
 def test_path_lies_on_the_innermost_mount_and_there_on_the_topmost(table: list[Mount]) -> None:
