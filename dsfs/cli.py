@@ -44,6 +44,7 @@ _CODE_OF_ERROR: Mapping[type[DsfsError], int] = MappingProxyType(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code.  SystemExit comes from argparse only (usage, --help, --version)."""
+    _open_standard_streams()
     if hasattr(sys.stdout, "reconfigure"):
         # A name that the terminal's encoding lacks must not end the command.
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -63,6 +64,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.excepthook(*sys.exc_info())
         return 70
     return code
+
+
+def _open_standard_streams() -> None:
+    """Make /dev/null of those that are closed: the next file opened would take their numbers and get what is printed."""
+    for fd, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is fd, if it is closed
+            setattr(sys, name, open(fd if null == fd else null, mode))  # noqa: SIM115
 
 
 def _report(error: DsfsError) -> int:

@@ -186,7 +186,8 @@ class Daemon:
             self.queries.state = "stopping"
             is_drained = await self._drain()
             services.cancel_scope.cancel()
-        self.segments.close()
+        if is_drained:  # else a thread may be inside, and go on with a descriptor that has become another file's
+            self.segments.close()
         self.library.close()
         self.index.close(clean=is_drained)
         log.info("stopped")
@@ -248,11 +249,13 @@ class Daemon:
     async def _drain(self) -> bool:
         """Let what was fetched be filled, and tell the index; False if it did not all come to its end."""
         self.readahead.stop()
+        is_drained = False
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._cancel_when_hurried, scope)
                 with trio.move_on_after(DRAIN_S):
-                    await self.fetcher.wait_idle()
+                    with trio.move_on_after(REQUESTS_END_S):  # the origin may be silent, and nobody waits for it any more
+                        await self.fetcher.wait_idle()
                     await self.filler.wait_idle()
                 await self.filler.flush_index()
                 is_drained = not self.filler.in_flight

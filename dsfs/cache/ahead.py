@@ -26,9 +26,7 @@ from dsfs.storage.segment import State
 log = logging.getLogger(__name__)
 
 WISHES = 64  # packs waiting to be fetched ahead: about 2 GiB; older wishes are forgotten
-QUEUED_PER_CONNECTION = (
-    4  # tickets ahead of the origin's pool: enough to keep it busy, few enough to be overtaken soon
-)
+QUEUED_PER_CONNECTION = 4  # tickets ahead of the origin's pool: enough to keep it busy, few enough to be overtaken soon
 IDLE_S = 0.01  # how soon the service looks again when the pool is full or memory is short
 
 
@@ -105,7 +103,10 @@ class Readahead:
                 self._has_wishes = trio.Event()
                 await self._has_wishes.wait()
             segment = self._wishes[0]
-            await self._fetch_pack(segment)
+            try:
+                await self._fetch_pack(segment)
+            except Exception:
+                log.exception("unexpected error while fetching pack %s ahead", segment.identity)
             if self._wishes and self._wishes[0] is segment:
                 self._let_go(self._wishes.popleft())
 

@@ -52,9 +52,7 @@ class Datasets:
             dir_mode=found.dir_mode,
         )
 
-    def _settings(
-        self, bucket: str, endpoint_url: str | None, region: str | None, unsigned: bool
-    ) -> OriginSettings:
+    def _settings(self, bucket: str, endpoint_url: str | None, region: str | None, unsigned: bool) -> OriginSettings:
         origin = self._config.origin
         return OriginSettings(
             bucket=bucket,

@@ -14,12 +14,16 @@ from dsfs.cache.fill import Filler
 from dsfs.cache.library import Library, Version
 from dsfs.cache.memory import Memory
 from dsfs.cache.pool import Pool
+from dsfs.cache.runs import ActiveSegment
 from dsfs.cache.segments import SegmentTable
 from dsfs.metrics import Metrics
+from dsfs.model.errors import BackingError
 from dsfs.storage.backing import BackingDirectory
 from dsfs.storage.residency import ResidencyIndex, SegmentRecord
 
 log = logging.getLogger(__name__)
+
+BATCH = 256  # segments that cannot be opened while they are removed
 
 
 @dataclass
@@ -35,34 +39,67 @@ class Dropper:
     pool: Pool
     metrics: Metrics
 
+    def __post_init__(self) -> None:
+        self._turn = trio.Lock()
+
     async def drop(self, version: Version) -> tuple[int, int]:
-        """Remove all segments of all generations of the version; returns (bytes, segments) that were resident."""
-        await self.filler.flush_index()
-        identities = await self.library.segment_identities(version)
-        before = self.backing.used_bytes
-        dropped = [identity for identity in identities if self.segments.find(identity) is None]
-        records = await trio.to_thread.run_sync(partial(self._remove_closed, dropped))
-        self.backing.account(-sum(record.resident_bytes for record in records))
-        count = len(records)
-        for identity in identities:
-            segment = self.segments.find(identity)
-            if segment is not None:
-                count += segment.file.resident_blocks > 0
-                await self.pool.run(segment.file.drop)
-                for run in set(segment.runs.values()):
-                    if self.memory.is_settled(run) and not run.users:
-                        self.memory.drop(run)
-                self.filler.changed(segment)
-        await self.filler.flush_index()
-        freed = max(0, before - self.backing.used_bytes)
+        """Remove all segments of all generations of the version; returns (bytes, segments) that were resident.
+
+        BackingError if the backing directory does not let go of one; what was removed before stays removed.
+        """
+        freed = count = 0
+        async with self._turn:  # two at once would count the same bytes
+            identities = await self.library.segment_identities(version)
+            for start in range(0, len(identities), BATCH):
+                batch = identities[start : start + BATCH]
+                records = await self._drop_closed(batch)
+                freed += sum(record.resident_bytes for record in records)
+                count += len(records)
+                for identity in batch:
+                    if (segment := self.segments.find(identity)) is not None:
+                        resident_bytes = await self._drop_open(segment)
+                        freed += resident_bytes
+                        count += resident_bytes > 0
+            await self.filler.flush_index()
         self.metrics.drop_bytes.add(freed)
         log.info("dropped %s/%s: %d segments, %d bytes", version.dataset.name, version.name, count, freed)
         return freed, count
 
-    def _remove_closed(self, identities: list[str]) -> list[SegmentRecord]:
-        """In a thread: remove segments that nobody has open; returns what the index knew of them."""
-        known = [record for record in self.index.get_many(identities) if record is not None]
-        for record in known:
-            self.backing.remove_segment(record.identity)
-        self.index.put([SegmentRecord(record.identity, False, 0, 0, record.blocks) for record in known])
-        return known
+    async def _drop_closed(self, identities: list[str]) -> list[SegmentRecord]:
+        """Remove those segments that nobody has open; returns what the index knew of them."""
+        with self.segments.closed_ones(identities) as closed:
+            await self.filler.flush_index()
+            removed, error = await trio.to_thread.run_sync(partial(self._remove, closed))
+            self.backing.account(-sum(record.resident_bytes for record in removed))
+        if error is not None:
+            raise BackingError(f"a segment cannot be removed: {error}") from error
+        return removed
+
+    def _remove(self, identities: list[str]) -> tuple[list[SegmentRecord], OSError | None]:
+        """In a thread: what the index knew of the segments that were removed, and why there are not more."""
+        removed: list[SegmentRecord] = []
+        fault: OSError | None = None
+        try:
+            for record in list(self.index.get_many(identities)):
+                if record is not None:
+                    self.backing.remove_segment(record.identity)
+                    removed.append(record)
+        except OSError as exc:
+            fault = exc
+        self.index.put([SegmentRecord(record.identity, False, 0, 0, record.blocks) for record in removed])
+        return removed, fault
+
+    async def _drop_open(self, segment: ActiveSegment) -> int:
+        """Remove a segment that is in use; returns the bytes that were resident."""
+        resident_bytes = segment.file.resident_bytes
+        segment.users += 1
+        try:
+            await self.pool.run(segment.file.drop, after=segment.release)
+        except OSError as exc:
+            raise BackingError(f"a segment cannot be removed: {exc}") from exc
+        finally:
+            self.filler.changed(segment)
+        for run in set(segment.runs.values()):
+            if self.memory.is_settled(run) and not run.users:
+                self.memory.drop(run)
+        return resident_bytes

@@ -59,7 +59,7 @@ class Fetcher:
 
         `force`: also blocks that count as resident (their bytes could not be read).  Waits for memory; None
         if the block has become resident meanwhile.  Raises the error with which the block failed a moment
-        ago.
+        ago, OriginTimeoutError if there is no memory in time.
         """
         while True:
             if run := segment.runs.get(first):
@@ -74,7 +74,7 @@ class Fetcher:
             length = extent(segment.file.blocks, first, until)[1]
             slot = self.memory.try_take(length, Dropping.SETTLED)
             if slot is None:
-                slot = await self.memory.take(length)
+                slot = await self.memory_for(length)
                 # While this task waited for room another may have started some of these blocks, or filled the
                 # first.
                 is_taken = first in segment.runs or (segment.file.presence[first] and not force)
@@ -112,17 +112,13 @@ class Fetcher:
             block += 1
         return block
 
-    def _start(
-        self, segment: ActiveSegment, first: int, end: int, slot: Slot, priority: Priority, wanted: int
-    ) -> Run:
+    def _start(self, segment: ActiveSegment, first: int, end: int, slot: Slot, priority: Priority, wanted: int) -> Run:
         run = Run(segment, first, end, slot)
         for block in range(first, end):
             segment.runs[block] = run
             segment.failed.pop(block, None)
         self.in_flight += 1
-        now = trio.current_time()
         for piece in run.pieces:
-            piece.started_s = now
             # Of a pack only the wanted member is urgent: its neighbours come behind what other readers wait
             # for.
             urgent = piece.first <= wanted < piece.end
@@ -163,7 +159,9 @@ class Fetcher:
         except Exception as exc:
             log.exception("unexpected error while fetching %r", piece.obj.key)
             error = OriginTemporaryError(f"unexpected {type(exc).__name__}: {exc}")
-        if error is None and done != piece.length:
+        if done == piece.length:
+            error = None  # a fault behind the last byte: there is nothing left to ask for
+        elif error is None:
             error = OriginTemporaryError(f"{piece.obj.key!r}: {done} of {piece.length} bytes came")
         self.bridge.post(partial(self._ended, piece, error, time.perf_counter() - began))
 
@@ -175,29 +173,33 @@ class Fetcher:
         if error is None:
             piece.is_done = True
             segment.last_fetch = LastFetch(time.time(), piece.length, seconds, piece.attempts)
-            piece.wake()
-            self._finished(piece.run)
-            return
-        segment.last_error = (time.time(), str(error))
-        delay_s = retry_delay_s(piece.attempts, self.jitter.random())
-        is_late = trio.current_time() + delay_s - piece.started_s > self.timeout_s
-        is_unwanted = not piece.waiters and piece.attempts >= AHEAD_ATTEMPTS
-        if isinstance(error, OriginTemporaryError) and not is_late and not is_unwanted:
+            segment.remember(piece, None)
+        elif isinstance(error, OriginTemporaryError) and (piece.waiters or piece.attempts < AHEAD_ATTEMPTS):
+            # As long as somebody waits: each reader has a deadline of his own (wait_for).
+            delay_s = retry_delay_s(piece.attempts, self.jitter.random())
             log.info("attempt %d failed, again in %.1f s: %s", piece.attempts, delay_s, error)
+            piece.fault = error
+            segment.last_error = (time.time(), str(error))
             self.metrics.origin_retries.add()
             self.nursery.start_soon(self._again, piece, delay_s)
             return
-        if isinstance(error, OriginTemporaryError) and is_late:
-            error = OriginTimeoutError(
-                f"{error} (gave up after {piece.attempts} attempts in {self.timeout_s:g} s)"
-            )
-        if isinstance(error, DriftedError):
-            segment.source.drifted(piece.obj)
-        log.warning("fetch failed: %s", error)
-        piece.error = error
-        segment.fail(piece, error)
+        else:
+            self._failed(piece, error)
         piece.wake()
         self._finished(piece.run)
+
+    def _failed(self, piece: Piece, error: DsfsError) -> None:
+        """The piece will not come."""
+        segment = piece.run.segment
+        log.warning("fetch failed: %s", error)
+        if isinstance(error, DriftedError):
+            segment.source.drifted(piece.obj)
+        if isinstance(error, OriginTemporaryError):
+            segment.last_error = (time.time(), str(error))  # nobody waited: a reader who comes starts anew
+        else:
+            segment.remember(piece, error)
+        piece.error = error
+        segment.lose(piece)
 
     async def _again(self, piece: Piece, delay_s: float) -> None:
         await trio.sleep(delay_s)
@@ -216,15 +218,26 @@ class Fetcher:
         """Wait until the first `need` bytes of the piece are there; OriginError if they do not come in time."""
         if piece.got >= need:
             return
+        segment = piece.run.segment
+        # The kernel asks once more for what failed in its readahead: the same reader is not to wait twice.
+        if error := segment.recent_error(piece.first):
+            raise error.with_traceback(None)
         try:
             with trio.fail_after(self.timeout_s):
                 await piece.wait_got(need)
         except trio.TooSlowError:
-            last = piece.run.segment.last_error
-            why = f": {last[1]}" if last else ""
-            raise OriginTimeoutError(
-                f"{piece.obj.key!r} did not come within {self.timeout_s:g} s{why}"
-            ) from None
+            why = f": {piece.fault}" if piece.fault else ""
+            late = OriginTimeoutError(f"{piece.obj.key!r} did not come within {self.timeout_s:g} s{why}")
+            segment.remember(piece, late)
+            raise late from None
+
+    async def memory_for(self, length: int) -> Slot:
+        """A slot for a reader; OriginTimeoutError if there is none in time."""
+        try:
+            with trio.fail_after(self.timeout_s):
+                return await self.memory.take(length)
+        except trio.TooSlowError:
+            raise OriginTimeoutError(f"no memory for {length} bytes within {self.timeout_s:g} s") from None
 
     async def wait_idle(self) -> None:
         """Wait until no run waits for the origin."""

@@ -8,7 +8,7 @@ from memory.  Whatever goes wrong here costs a later fetch and never a reader.
 
 import errno
 import logging
-import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 
@@ -34,7 +34,7 @@ INDEX_INTERVAL_S = 0.5  # the most the index lags behind the maps while the daem
 class Filler:
     """Fills runs and keeps the residency index.
 
-    INVARIANT: `in_flight` is the number of runs that wait to be filled or are being filled.
+    INVARIANT: `in_flight` is the number of runs and seals that wait for a thread or are in its hands.
     """
 
     memory: Memory
@@ -49,37 +49,41 @@ class Filler:
         self._idle = trio.lowlevel.ParkingLot()
         self._dirty: dict[str, SegmentRecord | ActiveSegment] = {}
         self._is_dirty = trio.Event()
+        self._being_written: dict[str, SegmentRecord] = {}
+        self._index_turn = trio.Lock()
 
     def fill(self, run: Run) -> None:
         """The run's pieces are done or have failed: write what came."""
         extents = _good_extents(run)
         if not extents:
+            run.consumed = True  # nobody can want it
             self.memory.settle(run)
             return
         self.in_flight += 1
         run.fill_ticket = Ticket(partial(self._fill, run, extents))
-        self.memory.queued(run, self._given_up)
+        self.memory.queued(run, partial(self._give_up, run, run.fill_ticket))
         self.pool.submit(run.fill_ticket, Priority.AHEAD)
 
-    def _given_up(self, run: Run) -> None:
-        """Memory took the ticket: readers wait for room, and the backing directory is too slow."""
-        self._skipped(sum(piece.length for piece in run.pieces), "slow")
-        self._done(run, 0, filled=False)
+    def _give_up(self, run: Run, ticket: Ticket) -> None:
+        """Readers wait for room, and the backing directory is too slow."""
+        if ticket.take():
+            self._skipped(sum(piece.length for piece in run.pieces if piece.is_done), "slow")
+            self._done(run, 0, filled=False)
 
     # ---------------------------------------------------------------- in a worker thread
 
     def _fill(self, run: Run, extents: list[tuple[int, int]]) -> None:
         reserved = 0
-        filled = False
+        filled = True
         try:
-            for first, end in extents:
-                reserved += self._reserve(run, first, end)
-            if reserved:
-                results = [self._write(run, first, end) for first, end in extents]  # each, also behind a failure
-                filled = all(results)
+            for first, end in extents:  # each, also behind a failure
+                room = self._reserve(run, first, end)
+                reserved += room
+                filled = bool(room) and self._write(run, first, end) and filled
             if filled:
                 self._seal(run.segment)
         except Exception:
+            filled = False
             log.exception("unexpected error while filling segment %s", run.segment.identity)
         finally:
             self.bridge.post(partial(self._done, run, reserved, filled=filled))
@@ -89,7 +93,7 @@ class Filler:
         length = extent(run.segment.file.blocks, first, end)[1]
         try:
             self.backing.reserve(pages(length))
-        except (NoRoomError, OSError) as exc:
+        except NoRoomError as exc:
             self._skipped(length, str(exc))
             return 0
         return pages(length)
@@ -104,19 +108,16 @@ class Filler:
             at = file.blocks.offset(block) - run.offset
             stop = at + file.blocks.length(block)
             checksums.append(crc32c(view[at:stop]))
-            view[stop : pages(stop)] = bytes(
-                pages(stop) - stop
-            )  # what the slot held before is nobody's business
+            view[stop : pages(stop)] = bytes(pages(stop) - stop)  # what the slot held before is nobody's business
         try:
             file.write(first, checksums, view[offset - run.offset :])
             self.backing.succeeded()
         except OSError as exc:
             log.warning("backing directory: a fill failed, nothing is filled for a while: %s", exc)
             self._failed(exc, length)
-            self.backing.failed(exc)
             return False
-        except BackingError as exc:
-            self._skipped(length, str(exc))
+        except BackingError:
+            self._skipped(length, "dropped")
             return False
         self.metrics.fill_bytes.add(length)
         return True
@@ -134,8 +135,10 @@ class Filler:
             log.warning("segment %s cannot be sealed: %s", segment.identity, exc)
 
     def _failed(self, exc: OSError, length: int) -> None:
+        """The medium failed: fill nothing for a while."""
         self.metrics.backing_errors.add(label=errno.errorcode.get(exc.errno or 0, "unknown"))
         self._skipped(length, "error")
+        self.backing.failed(exc)
 
     def _skipped(self, length: int, reason: str) -> None:
         self.backing.not_filled(length)
@@ -144,16 +147,19 @@ class Filler:
     # ---------------------------------------------------------------- on the trio thread again
 
     def _done(self, run: Run, reserved: int, *, filled: bool) -> None:
-        self.in_flight -= 1
         run.filled = filled
         self.changed(run.segment)
         self.backing.release(reserved)
         self.memory.settle(run)
+        self._ended()
+
+    def _ended(self) -> None:
+        self.in_flight -= 1
         if not self.in_flight:
             self._idle.unpark_all()
 
     async def wait_idle(self) -> None:
-        """Wait until no run waits to be filled."""
+        """Wait until no thread fills or seals, and none is to."""
         while self.in_flight:
             await self._idle.park()
 
@@ -161,20 +167,42 @@ class Filler:
 
     def opened(self, segment: ActiveSegment) -> None:
         """The segment's file was opened: what it holds counts from now on, not what the index remembers."""
-        known = self.index.get(segment.identity)
-        segment.accounted_bytes = known.resident_bytes if known else 0
+        if segment.is_counted:
+            return
+        self._begin_account(segment)
         if segment.accounted_bytes != segment.file.resident_bytes:
             self.changed(segment)
         if segment.file.state is State.FILLING and segment.file.is_complete:
+            segment.users += 1  # by the thread
+            self.in_flight += 1
             self.pool.submit(Ticket(partial(self._seal_again, segment)), Priority.AHEAD)
+
+    def _begin_account(self, segment: ActiveSegment) -> None:
+        segment.is_counted = True
+        segment.accounted_bytes = self._remembered_bytes(segment.identity)
+
+    def _remembered_bytes(self, identity: str) -> int:
+        """What the index has, or is about to have, of a segment that is not in use."""
+        entry = self._dirty.get(identity) or self._being_written.get(identity) or self.index.get(identity)
+        if isinstance(entry, ActiveSegment):
+            return entry.accounted_bytes
+        return entry.resident_bytes if entry else 0
 
     def _seal_again(self, segment: ActiveSegment) -> None:
         """A crash, or a fault of the medium, came between the last block and the seal."""
         self._seal(segment)
-        self.bridge.post(partial(self.changed, segment))
+
+        def done() -> None:
+            self.changed(segment)
+            segment.release()
+            self._ended()
+
+        self.bridge.post(done)
 
     def changed(self, segment: ActiveSegment) -> None:
         """What is resident of the segment has changed: count it, and tell the index with the next batch."""
+        if not segment.is_counted:
+            self._begin_account(segment)
         resident_bytes = segment.file.resident_bytes
         self.backing.account(resident_bytes - segment.accounted_bytes)
         segment.accounted_bytes = resident_bytes
@@ -194,23 +222,34 @@ class Filler:
             await self.flush_index()
 
     async def flush_index(self) -> None:
-        """Write what the index does not know yet."""
-        self._is_dirty = trio.Event()
-        dirty, self._dirty = self._dirty, {}
-        records = [entry if isinstance(entry, SegmentRecord) else entry.record() for entry in dirty.values()]
-        if records:
-            began = time.perf_counter()
-            await trio.to_thread.run_sync(self.index.put, records)
-            log.debug("index: %d segments in %.3f s", len(records), time.perf_counter() - began)
+        """Write what the index does not know yet.  What cannot be written is tried again with the next change."""
+        async with self._index_turn:  # two batches at once could overtake each other
+            self._is_dirty = trio.Event()
+            dirty, self._dirty = self._dirty, {}
+            if not dirty:
+                return
+            self._being_written = {
+                identity: entry if isinstance(entry, SegmentRecord) else entry.record()
+                for identity, entry in dirty.items()
+            }
+            try:
+                await trio.to_thread.run_sync(self.index.put, list(self._being_written.values()))
+            except Exception:
+                log.exception("the residency index cannot be written")
+                self._dirty = {**self._being_written, **self._dirty}
+            finally:
+                self._being_written = {}
 
-    async def recount(self) -> None:
-        """Take the account of bytes from the index, which was rebuilt."""
-        total = await trio.to_thread.run_sync(self.index.total_bytes)
-        for identity, entry in self._dirty.items():
-            known = self.index.get(identity)
-            total += entry.resident_bytes if isinstance(entry, SegmentRecord) else entry.accounted_bytes
-            total -= known.resident_bytes if known else 0
-        self.backing.used_bytes = total
+    async def recount(self, in_use: Iterable[ActiveSegment]) -> None:
+        """Take the account of bytes from the index, which was rebuilt; it may have old news of segments in use."""
+        async with self._index_turn:  # no batch between the sum and what is missing in it
+            total = await trio.to_thread.run_sync(self.index.total_bytes)
+            self._dirty.update((segment.identity, segment) for segment in in_use if segment.is_counted)
+            self._is_dirty.set()
+            for identity in self._dirty:
+                known = self.index.get(identity)
+                total += self._remembered_bytes(identity) - (known.resident_bytes if known else 0)
+            self.backing.used_bytes = total
 
 
 def _good_extents(run: Run) -> list[tuple[int, int]]:

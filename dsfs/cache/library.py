@@ -11,6 +11,8 @@ listing runs in the service nursery, so that a reader who gives up leaves it to 
 
 import contextlib
 import logging
+import shutil
+import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -35,7 +37,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 ERROR_BELIEVED_S = 2.0  # a listing that failed is not repeated for each lookup
-WORKERS = 8  # threads for catalogs and listings
+WORKERS = 8  # threads for names and catalogs
+LISTINGS = 4  # versions listed at once; they may take minutes, and names are not to wait for them
 DRIFTED_SHOWN = 100  # paths of drifted files kept for `status`
 NAMES_KEPT = 10_000
 
@@ -83,6 +86,7 @@ class Version:
     dataset: Dataset
     name: str
     generations: list[Generation] = field(default_factory=list)
+    first: Generation | None = None
     drifted: dict[str, float] = field(default_factory=dict)
     listed: int = 0
     ready: trio.Event | None = None
@@ -113,6 +117,14 @@ class Version:
                 self.drifted[obj.key] = time.time()
 
 
+@dataclass(eq=False)
+class _Question:
+    """Names that the origin is being asked for, for all who want them."""
+
+    answered: trio.Event = field(default_factory=trio.Event)
+    found: list[str] | OriginError = field(default_factory=list)
+
+
 class DatasetSource(Protocol):
     """What the configuration says of datasets; see datasets.py."""
 
@@ -136,26 +148,28 @@ class Library:
     ) -> None:
         self._store = store
         self._work_dir = work_dir
+        shutil.rmtree(work_dir, ignore_errors=True)  # a crash may have left what it was listing
         self._configured = datasets.configured
         self._find_dataset = datasets.find
         self._home = datasets.home
         self._nursery = nursery
         self._list_timeout_s = list_timeout_s
         self._limiter = trio.CapacityLimiter(WORKERS)
+        self._listings = trio.CapacityLimiter(LISTINGS)
         self._datasets: dict[str, Dataset] = {}
+        self._catalogs: dict[Path, Catalog] = {}
+        self._opening = threading.Lock()
         self._versions: dict[tuple[str, str], Version] = {}
-        self._names: TTLCache[str, list[str] | OriginError] = TTLCache(
-            NAMES_KEPT, names_ttl_s, timer=trio.current_time
-        )
+        self._names: TTLCache[str, list[str]] = TTLCache(NAMES_KEPT, names_ttl_s, timer=trio.current_time)
+        self._no_names: TTLCache[str, OriginError] = TTLCache(NAMES_KEPT, ERROR_BELIEVED_S, timer=trio.current_time)
+        self._questions: dict[str, _Question] = {}
 
     # ---------------------------------------------------------------- names
 
     async def dataset_names(self) -> list[str]:
         """All datasets; those that are known here when the origin does not answer."""
         known = (
-            set(self._configured) | set(await self._run(self._store.datasets))
-            if self._home
-            else set(self._configured)
+            set(self._configured) | set(await self._run(self._store.datasets)) if self._home else set(self._configured)
         )
         if self._home is not None:
             known |= set(await self._names_below("", *self._home, fallback=True))
@@ -164,16 +178,12 @@ class Library:
     async def version_names(self, dataset: Dataset) -> list[str]:
         """All versions of the dataset; those that are known here when the origin does not answer."""
         known = set(await self._run(partial(self._store.versions, dataset.name)))
-        return sorted(
-            known | set(await self._names_below(dataset.name, dataset.origin, dataset.prefix, fallback=True))
-        )
+        return sorted(known | set(await self._names_below(dataset.name, dataset.origin, dataset.prefix, fallback=True)))
 
     async def dataset(self, name: str) -> Dataset:
         """The dataset; NotFoundError if there is none, OriginError if nobody can tell."""
         if name not in self._datasets:
-            is_known = name in self._configured or (
-                self._home and name in await self._run(self._store.datasets)
-            )
+            is_known = name in self._configured or (self._home and name in await self._run(self._store.datasets))
             if not is_known and (
                 self._home is None or name not in await self._names_below("", *self._home, fallback=False)
             ):
@@ -185,8 +195,10 @@ class Library:
         """The version, perhaps without its catalog yet; NotFoundError if there is none."""
         key = (dataset.name, name)
         if key not in self._versions:
-            if name not in await self._run(partial(self._store.versions, dataset.name)) and name not in (
-                await self._names_below(dataset.name, dataset.origin, dataset.prefix, fallback=False)
+            if (
+                name not in self._names.get(dataset.name, ())
+                and name not in await self._run(partial(self._store.versions, dataset.name))
+                and name not in await self._names_below(dataset.name, dataset.origin, dataset.prefix, fallback=False)
             ):
                 raise NotFoundError(f"dataset {dataset.name!r} has no version {name!r}")
             self._versions.setdefault(key, Version(dataset, name))
@@ -195,22 +207,35 @@ class Library:
     async def _names_below(self, key: str, origin: Origin, prefix: str, *, fallback: bool) -> list[str]:
         """The names of directories below the prefix.
 
-        An error is remembered too; with `fallback` it counts as no names.
+        The origin is asked once for all who want to know.  An error is remembered too; with `fallback` it counts as no
+        names.
         """
-        found = self._names.get(key)
+        found = self._no_names.get(key) or self._names.get(key)
         if found is None:
-            try:
-                names = await self._run(partial(origin.names_below, prefix))
-                found = [name for name in names if isinstance(key_path(name, 0), KeyPath)]
-            except OriginError as exc:
-                log.warning("the names below %s/%s cannot be listed: %s", origin.origin_id, prefix, exc)
-                found = exc
-            self._names[key] = found
+            if (question := self._questions.get(key)) is None:
+                question = self._questions[key] = _Question()
+                self._nursery.start_soon(self._ask_names, key, origin, prefix, question)
+            await question.answered.wait()
+            found = question.found
         if isinstance(found, OriginError):
             if not fallback:
                 raise found.with_traceback(None)
             return []
         return found
+
+    async def _ask_names(self, key: str, origin: Origin, prefix: str, question: _Question) -> None:
+        try:
+            names = await self._run(partial(origin.names_below, prefix))
+            self._names[key] = question.found = [name for name in names if isinstance(key_path(name, 0), KeyPath)]
+        except OriginError as exc:
+            log.warning("the names below %s/%s cannot be listed: %s", origin.origin_id, prefix, exc)
+            self._no_names[key] = question.found = exc
+        except Exception as exc:
+            log.exception("unexpected error while listing the names below %s/%s", origin.origin_id, prefix)
+            self._no_names[key] = question.found = OriginError(f"unexpected {type(exc).__name__}: {exc}")
+        finally:
+            del self._questions[key]
+            question.answered.set()
 
     # ---------------------------------------------------------------- catalogs
 
@@ -265,11 +290,15 @@ class Library:
     async def _make_ready(self, version: Version, ready: trio.Event, is_refresh: bool) -> None:
         version.error = None
         try:
-            path = await self._run(partial(self._catalog_path, version, is_refresh))
-            if version.current is None or version.current.path != path:
-                version.generations.append(Generation(version, await self._run(partial(Catalog, path)), path))
+            path = None if is_refresh else await self._run(partial(self._placed, version))
+            if path is None:
+                path = await self._run(partial(self._list, version), self._listings)
+            await self._make_current(version, path)
             if is_refresh:
                 version.drifted.clear()
+        except NotFoundError as exc:  # nothing there (yet): no fault of anybody
+            log.info("%s/%s: %s", version.dataset.name, version.name, exc)
+            version.error = exc
         except DsfsError as exc:
             log.warning("%s/%s cannot be listed: %s", version.dataset.name, version.name, exc)
             version.error = exc
@@ -281,11 +310,30 @@ class Library:
             version.ready = None
             ready.set()
 
-    def _catalog_path(self, version: Version, is_refresh: bool) -> Path:
-        """In a worker thread: the file of the current generation, listing the version if there is none yet."""
+    async def _make_current(self, version: Version, path: Path) -> None:
+        known = next((generation for generation in version.generations if generation.path == path), None)
+        if known is None:
+            known = Generation(version, await self._run(partial(self._opened, path)), path)
+        else:  # it has come back if it is not the current one
+            version.generations.remove(known)
+        version.generations.append(known)
+        version.first = version.first or known
+
+    def _opened(self, path: Path) -> Catalog:
+        """In a worker thread: the catalog in that file, which LMDB opens only once in a process."""
+        with self._opening:
+            if path not in self._catalogs:
+                self._catalogs[path] = Catalog(path)
+            return self._catalogs[path]
+
+    def _placed(self, version: Version) -> Path | None:
+        """In a worker thread: the file of the current generation, if there is one."""
+        placed = self._store.current(version.dataset.name, version.name)
+        return placed.path / CATALOG if placed else None
+
+    def _list(self, version: Version) -> Path:
+        """In a worker thread: the file of the generation that the origin has now."""
         dataset = version.dataset
-        if not is_refresh and (placed := self._store.current(dataset.name, version.name)):
-            return placed.path / CATALOG
         began = time.monotonic()
         prefix = f"{dataset.prefix}{version.name}/"
         self._work_dir.mkdir(parents=True, exist_ok=True)
@@ -294,8 +342,8 @@ class Library:
         def progress(keys: int) -> None:
             version.listed = keys
 
-        objects = list_version(dataset.origin, prefix, self._work_dir, on_progress=progress)
-        summary = build_catalog(objects, prefix=prefix, origin_id=dataset.origin.origin_id, path=built)
+        with contextlib.closing(list_version(dataset.origin, prefix, self._work_dir, on_progress=progress)) as objects:
+            summary = build_catalog(objects, prefix=prefix, origin_id=dataset.origin.origin_id, path=built)
         if not summary.files and not summary.directories and not summary.left_out:
             built.unlink()
             raise NotFoundError(f"there is nothing below {dataset.origin.origin_id}/{prefix}")
@@ -317,17 +365,13 @@ class Library:
     def _identities(self, version: Version) -> list[str]:
         """In a worker thread."""
         found: dict[str, None] = {}
-        in_use = {generation.path: generation.catalog for generation in version.generations}
         for path in self._store.catalogs(version.dataset.name, version.name):
-            with contextlib.ExitStack() as stack:
-                catalog = in_use.get(path) or stack.enter_context(contextlib.closing(Catalog(path)))
-                found.update((identity, None) for identity, _, _ in catalog.segments())
+            found.update((identity, None) for identity, _, _ in self._opened(path).segments())
         return list(found)
 
-    async def _run(self, work: Callable[[], T]) -> T:
-        return await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._limiter)
+    async def _run(self, work: Callable[[], T], limiter: trio.CapacityLimiter | None = None) -> T:
+        return await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=limiter or self._limiter)
 
     def close(self) -> None:
-        for version in self._versions.values():
-            for generation in version.generations:
-                generation.catalog.close()
+        for catalog in self._catalogs.values():
+            catalog.close()

@@ -2,12 +2,14 @@
 
 Concurrency: the trio thread only.  A slot is written by the worker threads of its run and read by the kernel
 while a reply is sent; it goes back to the free list only when its run is dropped, and a run with users or
-work in flight is never dropped.
+work in flight is never dropped.  Readers that wait for room get it in the order they came; meanwhile nobody
+else gets any.
 
 INVARIANT: `allocated_bytes` is the size of all slots, in use or free, and at most `limit_bytes`.
 INVARIANT: a run is in `_settled` exactly while no worker can touch its slot.
 """
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 from enum import IntEnum
@@ -17,15 +19,15 @@ import trio
 from dsfs.cache.runs import Run
 from dsfs.cache.slot import SLOT_SIZES, Slot
 
-PATIENCE_S = 2.0  # a reader waits so long for fills to free memory before queued fills are given up
+PATIENCE_S = 2.0  # a fill that has been queued for so long is given up when a reader waits for memory
 
 
 class Dropping(IntEnum):
-    """What a want for memory may push out."""
+    """What a want for memory may push out: settled runs of this kind and of those before it, oldest first."""
 
-    CONSUMED = 0  # runs that a reader has had to their end
-    FILLED = 1  # and those that can be read back from the backing directory
-    SETTLED = 2  # and those that could not be filled
+    CONSUMED = 0  # runs that readers have had to their end
+    FILLED = 1  # runs that can be read back from the backing directory
+    SETTLED = 2  # runs that could not be filled
 
 
 class Memory:
@@ -37,8 +39,9 @@ class Memory:
         self.free_bytes = 0
         self._forget = forget
         self._free: dict[int, list[Slot]] = {size: [] for size in SLOT_SIZES}
-        self._settled: OrderedDict[Run, None] = OrderedDict()
-        self._queued_fills: OrderedDict[Run, Callable[[Run], None]] = OrderedDict()
+        self._settled: tuple[OrderedDict[Run, None], ...] = tuple(OrderedDict() for _ in Dropping)
+        self._queued_fills: OrderedDict[Run, tuple[float, Callable[[], None]]] = OrderedDict()
+        self._turn = trio.Lock()
         self._changed = trio.lowlevel.ParkingLot()
 
     @property
@@ -46,52 +49,58 @@ class Memory:
         return self.allocated_bytes - self.free_bytes
 
     def try_take(self, length: int, dropping: Dropping) -> Slot | None:
-        """A slot for `length` bytes, or None if nothing that `dropping` allows makes room."""
+        """A slot for `length` bytes; None if nothing that `dropping` allows makes room, or if readers wait for it."""
+        return None if self._turn.locked() else self._take(length, dropping)
+
+    async def take(self, length: int) -> Slot:
+        """The same for a reader: waits for room.  Fills that are late for it are given up."""
+        async with self._turn:
+            while (slot := self._take(length, Dropping.SETTLED)) is None:
+                late_in_s, give_up = self._oldest_fill()
+                if late_in_s <= 0:
+                    give_up()
+                    continue
+                with trio.move_on_after(late_in_s):
+                    await self._changed.park()
+            return slot
+
+    def _take(self, length: int, dropping: Dropping) -> Slot | None:
         size = next(size for size in SLOT_SIZES if size >= length)
-        while not (slot := self._at_hand(size)):
+        # Memory that was in use is faster than fresh pages: rather drop what nobody will miss than grow.
+        oldest = next(iter(self._settled[Dropping.CONSUMED]), None)
+        if oldest is not None and oldest.filled and not oldest.users and not self._free[size]:
+            self.drop(oldest)
+        while (slot := self._at_hand(size)) is None:
             if not self._drop_one(dropping):
                 return None
         return slot
-
-    async def take(self, length: int) -> Slot:
-        """The same for a reader: waits for room.  Fills that hold it up for longer than PATIENCE_S are given up."""
-        while True:
-            if slot := self.try_take(length, Dropping.SETTLED):
-                return slot
-            with trio.move_on_after(PATIENCE_S) as patience:
-                await self._changed.park()
-            if patience.cancelled_caught:
-                self._give_up_a_fill()
 
     def _at_hand(self, size: int) -> Slot | None:
         if self._free[size]:
             self.free_bytes -= size
             return self._free[size].pop()
+        if self.used_bytes + size > self.limit_bytes:
+            return None
         for other in SLOT_SIZES:
             while self.allocated_bytes + size > self.limit_bytes and self._free[other]:
                 self._free[other].pop()  # unmapped with its last reference
                 self.allocated_bytes -= other
                 self.free_bytes -= other
-        if self.allocated_bytes + size > self.limit_bytes:
-            return None
         self.allocated_bytes += size
         return Slot(size)
 
     def _drop_one(self, dropping: Dropping) -> bool:
-        for run in self._settled:
-            if run.users:
-                continue
-            if dropping is Dropping.CONSUMED and not run.consumed:
-                break  # consumed runs stand in front
-            if dropping is Dropping.FILLED and not (run.filled or run.consumed):
-                continue
-            self.drop(run)
-            return True
+        for runs in self._settled[: dropping + 1]:
+            for run in runs:
+                if not run.users:
+                    self.drop(run)
+                    return True
         return False
 
     def drop(self, run: Run) -> None:
         """Take a settled run out of memory."""
-        del self._settled[run]
+        for runs in self._settled:
+            runs.pop(run, None)
         self._forget(run)
         self.give_back(run.slot)
 
@@ -101,36 +110,47 @@ class Memory:
         self.free_bytes += slot.size
         self._changed.unpark_all()
 
-    def queued(self, run: Run, give_up: Callable[[Run], None]) -> None:
-        """The run waits to be filled; `give_up(run)` lets it go unfilled (and settles it)."""
-        self._queued_fills[run] = give_up
+    # ---------------------------------------------------------------- what becomes of a run
+
+    def queued(self, run: Run, give_up: Callable[[], None]) -> None:
+        """The run waits to be filled; `give_up` lets it go unfilled (and settles it)."""
+        self._queued_fills[run] = (trio.current_time(), give_up)
 
     def settle(self, run: Run) -> None:
         """No worker touches the run any more."""
         self._queued_fills.pop(run, None)
-        self._settled[run] = None
-        if run.consumed:
-            self._settled.move_to_end(run, last=False)
+        rest = Dropping.FILLED if run.filled else Dropping.SETTLED
+        self._settled[Dropping.CONSUMED if run.consumed else rest][run] = None
         self._changed.unpark_all()
 
-    def consume(self, run: Run) -> None:
-        """A reader has had the run to its end: it goes first."""
-        run.consumed = True
-        if run in self._settled:
-            self._settled.move_to_end(run, last=False)
-
     def is_settled(self, run: Run) -> bool:
-        return run in self._settled
+        return any(run in runs for runs in self._settled)
 
-    def _give_up_a_fill(self) -> None:
-        """The backing directory is slower than readers can wait: let a queued run go unfilled."""
-        for run, give_up in self._queued_fills.items():
-            if not run.users and run.fill_ticket is not None and run.fill_ticket.take():
-                give_up(run)
-                return
+    def consume(self, run: Run) -> None:
+        """Readers have had all of the run: it goes first."""
+        run.consumed = True
+        for runs in self._settled[Dropping.FILLED :]:
+            if run in runs:
+                del runs[run]
+                self._settled[Dropping.CONSUMED][run] = None
+
+    def leave(self, run: Run) -> None:
+        """One user of the run less."""
+        run.users -= 1
+        if not run.users:
+            self._changed.unpark_all()
+
+    def _oldest_fill(self) -> tuple[float, Callable[[], None]]:
+        """In how many seconds the oldest fill that can be given up will be late, and how to give it up."""
+        for run, (queued_s, give_up) in self._queued_fills.items():
+            if not run.users and run.fill_ticket is not None and run.fill_ticket.is_queued:
+                return queued_s + PATIENCE_S - trio.current_time(), give_up
+        return math.inf, lambda: None
 
     def check(self) -> None:
         """Assert the invariants (for tests)."""
         assert self.allocated_bytes <= self.limit_bytes
         assert self.free_bytes == sum(size * len(slots) for size, slots in self._free.items())
-        assert not set(self._settled) & set(self._queued_fills)
+        settled = [run for runs in self._settled for run in runs]
+        assert len(settled) == len(set(settled))
+        assert not set(settled) & set(self._queued_fills)

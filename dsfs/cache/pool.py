@@ -26,16 +26,16 @@ T = TypeVar("T")
 class Priority(IntEnum):
     READER = 0
     AHEAD = 1
-    WARM = 2
 
 
 class Ticket:
-    """A piece of work that is done at most once."""
+    """A piece of work that is done at most once.  `priority`: the most urgent one it was queued with."""
 
-    __slots__ = ("_free", "work")
+    __slots__ = ("_free", "priority", "work")
 
     def __init__(self, work: Callable[[], None]) -> None:
         self.work = work
+        self.priority: Priority | None = None
         self._free = [True]
 
     def take(self) -> bool:
@@ -93,8 +93,10 @@ class Pool:
 
     def submit(self, ticket: Ticket, priority: Priority) -> None:
         """Queue the ticket, or queue it again more urgently than before."""
-        self._queues[priority].append(ticket)
-        self._signals.put(True)
+        if ticket.priority is None or priority < ticket.priority:
+            ticket.priority = priority
+            self._queues[priority].append(ticket)
+            self._signals.put(True)
 
     def waiting(self, priority: Priority) -> int:
         """Tickets queued with this priority, give or take those that were promoted."""
@@ -116,10 +118,12 @@ class Pool:
         is_waiting = True
 
         def finish() -> None:
-            if after is not None:
-                after()
-            if is_waiting:
-                trio.lowlevel.reschedule(task)
+            try:
+                if after is not None:
+                    after()
+            finally:
+                if is_waiting:
+                    trio.lowlevel.reschedule(task)
 
         def call() -> None:
             result.append(outcome.capture(work))

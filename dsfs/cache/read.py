@@ -9,6 +9,7 @@ bytes.  A reply may be a view of a slot: it is sent before the trio thread does 
 cannot be reused under it.
 """
 
+import errno
 import logging
 from dataclasses import dataclass, field
 from functools import partial
@@ -49,9 +50,7 @@ class Reader:
     memory: Memory
     pool: Pool
     metrics: Metrics
-    inline: (
-        bool  # the backing directory is local: its page cache may be asked without leaving the trio thread
-    )
+    inline: bool  # the backing directory is local: its page cache may be asked without leaving the trio thread
 
     async def read(self, file: OpenFile, offset: int, size: int) -> Buffer:
         """The bytes [offset, offset+size) of the file, fewer at its end.  DsfsError if they cannot be had."""
@@ -62,27 +61,25 @@ class Reader:
         segment.users += 1
         try:
             if segment.file.state is State.CLOSED:
-                await self.pool.run(segment.file.open)
+                await self.readahead.segments.opened(segment)
             return await self._collect(file, segment, file.offset + offset, size)
         finally:
-            segment.users -= 1
+            segment.release()
 
     async def _collect(self, file: OpenFile, segment: ActiveSegment, offset: int, size: int) -> Buffer:
+        self.readahead.touched(segment)
         if segment.file.state is State.SEALED and self.inline:
             try:
                 if (cached := segment.file.read_sealed(offset, size, cached_only=True)) is not None:
                     self.metrics.read_resident_bytes.add(size)
                     return cached
             except (OSError, BlockLostError) as exc:
-                self._lost(segment, exc)
+                self._lost(segment, exc, State.SEALED)
         blocks = segment.file.blocks
         end = offset + size
         run_bytes = 0
-        if segment.file.state is not State.SEALED:
-            if isinstance(blocks, UniformBlocks):
-                run_bytes = await self._look_ahead(file, segment, offset, end)
-            else:
-                self.readahead.touched(segment)
+        if isinstance(blocks, UniformBlocks) and segment.file.state is not State.SEALED:
+            run_bytes = await self._look_ahead(file, segment, offset, end)
         parts: list[Buffer] = []
         while offset < end:
             block = blocks.at(offset)
@@ -137,23 +134,26 @@ class Reader:
 
     async def _from_run(self, run: Run, block: int, offset: int, end: int) -> Buffer:
         piece = run.piece_of(block)
-        blocks = run.segment.file.blocks
         piece_start = run.offset + piece.at
         stop = min(end, piece_start + piece.length)
         run.users += 1
         try:
             await self.fetcher.wait_for(piece, stop - piece_start)
         finally:
-            run.users -= 1
+            self.memory.leave(run)
         at = offset - run.offset
-        if stop == run.offset + extent(blocks, run.first, run.end)[1]:
+        run.delivered_bytes += stop - offset
+        if run.delivered_bytes >= run.length:
             self.memory.consume(run)
         return run.slot.view[at : at + stop - offset]
 
     # ---------------------------------------------------------------- from the backing directory
 
     async def _resident(self, segment: ActiveSegment, offset: int, end: int) -> Buffer:
-        """Bytes from `offset` on that are resident, up to `end`; from the origin if they turn out not to be."""
+        """Bytes from `offset` on that are resident, up to `end`; b"" = look again.
+
+        They come from the origin if the backing directory fails.
+        """
         file = segment.file
         first = file.blocks.at(offset)
         last = first
@@ -161,15 +161,19 @@ class Reader:
         while last < limit and file.presence[last + 1] and last + 1 not in segment.runs:
             last += 1
         stop = min(end, file.blocks.offset(last) + file.blocks.length(last))
+        state = file.state
         got: Buffer
         try:
-            if file.state is State.SEALED:
-                got = await self.pool.run(partial(file.read_sealed, offset, stop - offset)) or b""
+            if state is State.SEALED:
+                segment.users += 1  # by the thread: it may be inside for longer than this task
+                work = partial(file.read_sealed, offset, stop - offset)
+                got = await self.pool.run(work, after=segment.release) or b""
             else:
                 got = await self._filling(segment, first, last + 1, offset, stop)
         except (OSError, BlockLostError) as exc:
-            self._lost(segment, exc)
-            return await self._fetched(segment, offset, end, 0, force=isinstance(exc, OSError))
+            if self._lost(segment, exc, state):
+                return await self._fetched(segment, offset, end, 0, force=True)
+            return b""
         self.metrics.read_resident_bytes.add(len(got))
         return got
 
@@ -181,17 +185,27 @@ class Reader:
             end -= 1
             length = extent(blocks, first, end)[1]
         stop = min(stop, start + length)
-        slot = await self.memory.take(length)
+        slot = await self.fetcher.memory_for(length)
 
         def work() -> bytes:
             segment.file.read_filling(first, end, slot.view)
             return bytes(slot.view[offset - start : stop - start])
 
-        # Not in a `finally`: were this task cancelled, the thread would go on writing to the slot.
-        return await self.pool.run(work, after=partial(self.memory.give_back, slot))
+        def leave() -> None:
+            self.memory.give_back(slot)
+            segment.release()
 
-    def _lost(self, segment: ActiveSegment, exc: Exception) -> None:
-        log.warning(
-            "segment %s: resident bytes could not be used, the origin is asked: %s", segment.identity, exc
-        )
+        # Not in a `finally`: were this task cancelled, the thread would go on writing to the slot.
+        segment.users += 1
+        return await self.pool.run(work, after=leave)
+
+    def _lost(self, segment: ActiveSegment, exc: OSError | BlockLostError, state: State) -> bool:
+        """Bytes could not be read in this state of the file.  True if the medium is at fault, and not a seal or a drop
+        that came in between, or a bad block, which is no longer present now.
+        """
         self.filler.changed(segment)
+        if isinstance(exc, BlockLostError) or segment.file.state is not state:
+            return False
+        log.warning("segment %s: resident bytes could not be used, the origin is asked: %s", segment.identity, exc)
+        self.metrics.backing_errors.add(label=errno.errorcode.get(exc.errno or 0, "unknown"))
+        return True

@@ -33,12 +33,13 @@ ERROR_BELIEVED_S = 1.0  # an object that failed for good is not asked for again 
 class Piece:
     """`length` bytes of `obj` from `object_offset`, for the blocks first..end-1.
 
-    They go to offset `at` of the run's slot.
+    They go to offset `at` of the run's slot.  `fault`: how the last attempt failed, if one did; `error`: why the
+    piece will never come.
     """
 
     __slots__ = (
-        "at", "attempts", "end", "error", "first", "got", "is_done", "length", "obj", "object_offset", "run",
-        "started_s", "ticket", "waiters",
+        "at", "attempts", "end", "error", "fault", "first", "got", "is_done", "length", "obj", "object_offset", "run",
+        "ticket", "waiters",
     )  # fmt: skip
 
     def __init__(
@@ -53,8 +54,8 @@ class Piece:
         self.end = end
         self.got = 0
         self.attempts = 0
-        self.started_s = 0.0
         self.is_done = False
+        self.fault: DsfsError | None = None
         self.error: DsfsError | None = None
         self.ticket: Ticket | None = None
         self.waiters: list[tuple[int, trio.lowlevel.Task]] = []
@@ -89,13 +90,14 @@ class Piece:
 class Run:
     """The blocks first..end-1 of `segment`, in `slot` from its beginning.
 
-    `users`: readers that wait for it or copy from it; `unfinished`: pieces neither done nor failed;
-    `consumed`: a reader had its last byte; `filled`: all its blocks are resident.
+    `users`: readers that wait for it or copy from it; `unfinished`: pieces neither done nor failed; `consumed`:
+    readers had as many bytes as it has (READs of one stream come out of order, so its last byte tells nothing);
+    `filled`: all its blocks are resident; `length`: bytes of data, without the padding of a pack.
     """
 
     __slots__ = (
-        "consumed", "end", "fill_ticket", "filled", "first", "offset", "pieces", "segment", "slot", "unfinished",
-        "users",
+        "consumed", "delivered_bytes", "end", "fill_ticket", "filled", "first", "length", "offset", "pieces",
+        "segment", "slot", "unfinished", "users",
     )  # fmt: skip
 
     def __init__(self, segment: ActiveSegment, first: int, end: int, slot: Slot) -> None:
@@ -105,6 +107,8 @@ class Run:
         self.offset = segment.file.blocks.offset(first)
         self.slot = slot
         self.pieces = segment.source.pieces(self)
+        self.length = sum(piece.length for piece in self.pieces)
+        self.delivered_bytes = 0
         self.unfinished = len(self.pieces)
         self.users = 0
         self.consumed = False
@@ -144,13 +148,13 @@ class ActiveSegment:
     """A segment in use.
 
     `users`: open files and reads; `misses`: how often one of its blocks was wanted and not there;
-    `accounted_bytes`: what of it is counted in the backing directory's account; `is_touched`: a reader was in
-    this pack; `is_wished`: all of it is to be fetched.
+    `accounted_bytes`: what of it is counted in the backing directory's account; `is_counted`: that has begun;
+    `is_touched`: a reader was in this pack; `is_wished`: all of it is to be fetched.
     """
 
     __slots__ = (
-        "accounted_bytes", "failed", "file", "identity", "is_touched", "is_wished", "last_error", "last_fetch",
-        "misses", "runs", "source", "users",
+        "accounted_bytes", "failed", "file", "identity", "is_counted", "is_touched", "is_wished", "last_error",
+        "last_fetch", "misses", "runs", "source", "users",
     )  # fmt: skip
 
     def __init__(self, file: SegmentFile, source: Source) -> None:
@@ -161,6 +165,7 @@ class ActiveSegment:
         self.accounted_bytes = 0
         self.users = 0
         self.misses = 0
+        self.is_counted = False
         self.is_touched = False
         self.is_wished = False
         self.failed: dict[int, tuple[float, DsfsError]] = {}
@@ -173,6 +178,10 @@ class ActiveSegment:
             if self.runs.get(block) is run:
                 del self.runs[block]
 
+    def release(self) -> None:
+        """One user less."""
+        self.users -= 1
+
     def is_missing(self, block: int) -> bool:
         """Neither resident nor in memory nor coming."""
         return not self.file.presence[block] and block not in self.runs
@@ -184,20 +193,25 @@ class ActiveSegment:
         until_s, error = self.failed.get(block, (0.0, None))
         return error if trio.current_time() < until_s else None
 
-    def fail(self, piece: Piece, error: DsfsError) -> None:
-        """The piece failed for good."""
-        until_s = trio.current_time() + ERROR_BELIEVED_S
+    def lose(self, piece: Piece) -> None:
+        """The piece will not come: whoever wants its blocks starts anew."""
         for block in range(piece.first, piece.end):
             if self.runs.get(block) is piece.run:
                 del self.runs[block]
-            self.failed[block] = (until_s, error)
-        self.last_error = (time.time(), str(error))
+
+    def remember(self, piece: Piece, error: DsfsError | None) -> None:
+        """Let this error, or none, be the answer to those who will want the piece in the next moment."""
+        if error is not None:
+            until_s = trio.current_time() + ERROR_BELIEVED_S
+            self.failed.update(dict.fromkeys(range(piece.first, piece.end), (until_s, error)))
+            self.last_error = (time.time(), str(error))
+        elif self.failed:
+            for block in range(piece.first, piece.end):
+                self.failed.pop(block, None)
 
     def record(self) -> SegmentRecord:
         """What the residency index is to know."""
         file = self.file
         sealed = file.state is State.SEALED
         bitmap = b"" if sealed else bitmap_of(file.presence)
-        return SegmentRecord(
-            self.identity, sealed, file.resident_bytes, file.resident_blocks, len(file.blocks), bitmap
-        )
+        return SegmentRecord(self.identity, sealed, file.resident_bytes, file.resident_blocks, len(file.blocks), bitmap)

@@ -6,10 +6,15 @@ A segment is closed when it falls out of the least recently used `capacity` and 
 INVARIANT: a segment with users or runs is never closed.
 """
 
+import logging
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
+
+import trio
 
 from dsfs.cache.pool import Pool
 from dsfs.cache.runs import ActiveSegment, Piece, Run, Source
@@ -19,6 +24,8 @@ from dsfs.storage.backing import BackingDirectory
 from dsfs.storage.catalog import Catalog, Pack
 from dsfs.storage.origin import Origin
 from dsfs.storage.segment import State
+
+log = logging.getLogger(__name__)
 
 CAPACITY = 1024  # segments kept open: NFSv4 state on a filer is a fixed pool for each controller
 
@@ -89,9 +96,14 @@ class SegmentTable:
         self._pool = pool
         self._keeper = keeper
         self._active: OrderedDict[str, ActiveSegment] = OrderedDict()
+        self._leaving: set[str] = set()
+        self._left = trio.lowlevel.ParkingLot()
 
     def __len__(self) -> int:
         return len(self._active)
+
+    def __iter__(self) -> Iterator[ActiveSegment]:
+        return iter(self._active.values())
 
     def find(self, identity: str) -> ActiveSegment | None:
         """The segment if it is in use."""
@@ -121,25 +133,49 @@ class SegmentTable:
         return segment
 
     def _add(self, identity: str, blocks: BlockTable, source: Source) -> ActiveSegment:
+        self._close_idle()  # before: the new one has no user yet
         segment = ActiveSegment(self._backing.segment(identity, blocks), source)
         self._active[identity] = segment
-        self._close_idle()
         return segment
 
     async def opened(self, segment: ActiveSegment) -> ActiveSegment:
-        """The same segment, once its file is open."""
+        """The same segment, once its file is open.
+
+        If it cannot be opened it stays closed, and nothing of it is resident.
+        """
         self._active.move_to_end(segment.identity)
-        if segment.file.state is State.CLOSED:
-            segment.users += 1  # not to be closed while it is being opened
+        while segment.identity in self._leaving:
+            segment.users += 1
             try:
-                await self._pool.run(segment.file.open)
+                await self._left.park()
             finally:
-                segment.users -= 1
-            self._keeper.opened(segment)
+                segment.release()
+        if segment.file.state is State.CLOSED:
+            segment.users += 1  # by the thread: not to be closed while it is being opened
+            try:
+                await self._pool.run(segment.file.open, after=partial(self._was_opened, segment))
+            except OSError as exc:
+                log.warning("segment %s cannot be opened: %s", segment.identity, exc)
         return segment
 
+    def _was_opened(self, segment: ActiveSegment) -> None:
+        segment.release()
+        if segment.file.state is not State.CLOSED:
+            self._keeper.opened(segment)
+
+    @contextmanager
+    def closed_ones(self, identities: Iterable[str]) -> Iterator[list[str]]:
+        """Those of the segments that are not in use; until the end of the block whoever wants to open one waits."""
+        leaving = [identity for identity in identities if identity not in self._active]
+        self._leaving.update(leaving)
+        try:
+            yield leaving
+        finally:
+            self._leaving.difference_update(leaving)
+            self._left.unpark_all()
+
     def _close_idle(self) -> None:
-        excess = len(self._active) - CAPACITY
+        excess = len(self._active) + 1 - CAPACITY
         if excess <= 0:
             return
         idle = [segment for segment in self._active.values() if not segment.users and not segment.runs]

@@ -13,9 +13,7 @@ class _PyBuffer(ctypes.Structure):
     _fields_ = (("address", ctypes.c_void_p), ("object", ctypes.py_object), ("rest", ctypes.c_char * 64))
 
 
-_memcpy = ctypes.CDLL(
-    None
-).memcpy  # a CDLL function runs without the GIL: 15 % more throughput, 20 % less CPU
+_memcpy = ctypes.CDLL(None).memcpy  # a CDLL function runs without the GIL: 15 % more throughput, 20 % less CPU
 _memcpy.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 _memcpy.restype = None
 _get_buffer = ctypes.pythonapi.PyObject_GetBuffer

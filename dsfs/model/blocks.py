@@ -42,9 +42,6 @@ class BlockTable(Protocol):
     def run_limit(self, first: int) -> int:
         """One past the last block that may share a run with `first`, when the run begins there."""
 
-    def aligned(self, block: int) -> int:
-        """The first block of the fixed grid of runs in which `block` lies."""
-
 
 class UniformBlocks:
     """The blocks of a large object of `size` bytes."""
@@ -68,9 +65,6 @@ class UniformBlocks:
     def run_limit(self, first: int) -> int:
         # Runs end on a fixed grid: otherwise each step of a growing window leaves a small GET behind.
         return min((first * BLOCK // RUN + 1) * (RUN // BLOCK), self._count)
-
-    def aligned(self, block: int) -> int:
-        return block * BLOCK // RUN * (RUN // BLOCK)
 
 
 class PackBlocks:
@@ -102,13 +96,6 @@ class PackBlocks:
         while block - 1 > first and self._offsets[block - 1] + self._lengths[block - 1] > start + RUN:
             block -= 1
         return block
-
-    def aligned(self, block: int) -> int:
-        start = self._offsets[block] // RUN * RUN
-        first = bisect_right(self._offsets, start) - 1
-        if self._offsets[first] < start:
-            first += 1
-        return min(first, block)
 
 
 def extent(blocks: BlockTable, first: int, end: int) -> tuple[int, int]:

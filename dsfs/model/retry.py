@@ -12,7 +12,8 @@ def retry_delay_s(attempt: int, jitter: float) -> float:
     Doubles from FIRST_DELAY_S to MAX_DELAY_S; `jitter` in [0, 1) takes up to half of it off, so that many
     readers that failed together do not come back together.
     """
-    return min(FIRST_DELAY_S * 2.0 ** (attempt - 1), MAX_DELAY_S) * (1 - jitter / 2)
+    doublings = min(attempt - 1, 1000)  # beyond that a float overflows
+    return min(FIRST_DELAY_S * 2.0**doublings, MAX_DELAY_S) * (1 - jitter / 2)
 
 
 @dataclass

@@ -43,7 +43,7 @@ class Inodes:
         the kernel forgets
         the names of the old one.
         """
-        if len(version.generations) > 1:
+        if version.current is not version.first:
             return self.of_entry(version.generations[-1], 0)
         return self._tag(f"version\0{version.dataset.name}\0{version.name}", version) << INDEX_BITS
 

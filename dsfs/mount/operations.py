@@ -143,9 +143,9 @@ class Operations(pyfuse3.Operations):
         """The directory of a catalog that the inode stands for; a version's catalog is made ready."""
         place = self._place(inode)
         if isinstance(place.holder, Version):
-            # The version's own inode means its first generation: a newer one has a root of its own.
-            await self.library.generation(place.holder)
-            return place.holder.generations[0], 0
+            # The version's own inode means the first generation it had: a newer one has a root of its own.
+            current = await self.library.generation(place.holder)
+            return place.holder.first or current, 0
         if isinstance(place.holder, Generation):
             return place.holder, place.index
         raise FUSEError(errno.ENOTDIR)

@@ -14,18 +14,28 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dsfs.model.blocks import BlockTable
 from dsfs.model.errors import BackingError, NoRoomError
 from dsfs.model.retry import Pause
 from dsfs.storage.faultpoint import reach
-from dsfs.storage.filesystem import file_system_of
+from dsfs.storage.filesystem import NEW, file_system_of, is_abandoned, remove
 from dsfs.storage.segment import SegmentFile
 
 FORMAT = 1
 STATVFS_BELIEVED_S = 1.0
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+@dataclass(frozen=True, slots=True)
+class Statvfs:
+    """Bytes of the file system and free ones among them, as they were at `at_s`, less what was filled since."""
+
+    at_s: float
+    total: int
+    free: int
 
 
 class BackingDirectory:
@@ -52,7 +62,7 @@ class BackingDirectory:
         self._lock = threading.Lock()
         self._reserved_bytes = 0
         self._pause = Pause()
-        self._statvfs: tuple[float, int, int] | None = None
+        self._statvfs: Statvfs | None = None
         self._prepare()
         self.file_system = file_system_of(path)
 
@@ -65,39 +75,41 @@ class BackingDirectory:
         try:
             self.path.mkdir(exist_ok=True)
             if not mark.exists():
-                foreign = [
-                    name
-                    for name in os.listdir(self.path)
-                    if not name.startswith(".") and name != "lost+found"
-                ]
-                if foreign:
-                    raise BackingError(
-                        f"{self.path}: not empty ({foreign[0]!r}), and there is no dsfs.json: not ours"
-                    )
-                new = mark.with_name(f"dsfs.json-{uuid.uuid4().hex}")
-                new.write_text(
-                    json.dumps({"format": FORMAT, "cluster": uuid.uuid4().hex, "fan_out": 256}) + "\n"
-                )
-                try:
-                    os.link(new, mark)
-                except FileExistsError:
-                    pass  # another node was first: its mark holds
-                finally:
-                    new.unlink()
+                foreign = [name for name in os.listdir(self.path) if not _is_neutral(name)]
+                if foreign and not mark.exists():  # another node may just have begun
+                    raise BackingError(f"{self.path}: not empty ({foreign[0]!r}), and there is no dsfs.json: not ours")
+                self._write_mark(mark)
             described = json.loads(mark.read_text())
-            if described.get("format") != FORMAT:
-                raise BackingError(
-                    f"{self.path}: format {described.get('format')!r}; this version of dsfs knows format {FORMAT} only"
-                )
         except OSError as exc:
             raise BackingError(f"backing directory {self.path}: {exc.strerror}") from exc
         except ValueError as exc:
             raise BackingError(f"{mark} cannot be read: {exc}") from exc
+        found = described.get("format") if isinstance(described, dict) else None
+        if found != FORMAT:
+            raise BackingError(f"{self.path}: format {found!r}; this version of dsfs knows format {FORMAT} only")
         try:
-            for name in ("segments", "versions"):
-                (self.path / name).mkdir(exist_ok=True)
+            self._make_folders()
+            for name in filter(is_abandoned, os.listdir(self.path)):
+                remove(self.path / name)
         except OSError as exc:
             self.failed(exc)
+
+    def _write_mark(self, mark: Path) -> None:
+        new = mark.with_name(mark.name + NEW)
+        try:
+            reach("backing.mark")
+            new.write_text(json.dumps({"format": FORMAT, "cluster": uuid.uuid4().hex, "fan_out": 256}) + "\n")
+            reach("backing.mark_written")
+            os.link(new, mark)
+        except FileExistsError:
+            pass  # another node was first: its mark holds
+        finally:
+            new.unlink(missing_ok=True)
+
+    def _make_folders(self) -> None:
+        for name in ("segments", "versions"):
+            reach("backing.folder")
+            (self.path / name).mkdir(exist_ok=True)
 
     # ---------------------------------------------------------------- layout
 
@@ -109,6 +121,7 @@ class BackingDirectory:
     def remove_segment(self, identity: str) -> None:
         """Remove all files of a segment that nobody has open; OSError if one of them cannot be removed."""
         for suffix in ("", ".sum", ".map", ".part"):
+            reach("segment.remove")
             (self.path / "segments" / identity[:2] / f"{identity}{suffix}").unlink(missing_ok=True)
 
     def segment_files(self) -> Iterator[os.DirEntry[str]]:
@@ -116,6 +129,12 @@ class BackingDirectory:
         for folder in _scan(self.path / "segments"):
             if folder.is_dir(follow_symlinks=False):
                 yield from _scan(Path(folder.path))
+
+    def segment_folders(self) -> Iterator[tuple[Path, frozenset[str]]]:
+        """The folders of segments/ with the names in each."""
+        for folder in _scan(self.path / "segments"):
+            if folder.is_dir(follow_symlinks=False):
+                yield Path(folder.path), frozenset(entry.name for entry in _scan(Path(folder.path)))
 
     @property
     def generations(self) -> Path:
@@ -127,19 +146,31 @@ class BackingDirectory:
     def reserve(self, length: int) -> None:
         """Take `length` bytes out of limit and floor before they are written.
 
-        NoRoomError, with the reason, if there are not.
+        NoRoomError, with the reason, if there are not so many.
         """
-        now = self._clock()
         with self._lock:
-            if not self._pause.is_over(now):
+            if not self._pause.is_over(self._clock()):
                 raise NoRoomError(self._pause.reason)
-            planned = self.used_bytes + self._reserved_bytes + length
-            if planned > self.limit_bytes:
-                raise NoRoomError("backing.limit is reached")
-            total, free = self._space(now)
-            if free - self._reserved_bytes - length < self._floor(total):
-                raise NoRoomError("free space would fall below backing.floor")
+            is_doubtful = bool(self._pause.reason)
+        try:
+            if is_doubtful and (self.path / "dsfs.json").exists():  # without the mark: perhaps not mounted any more
+                self._make_folders()  # what failed may be that somebody removed them
+            measured = self._space()
+        except OSError as exc:
+            self.failed(exc)
+            raise NoRoomError(f"backing directory not usable: {exc.strerror}") from exc
+        with self._lock:
+            if reason := self._refusal(length, self._statvfs or measured):
+                raise NoRoomError(reason)
             self._reserved_bytes += length
+
+    def _refusal(self, length: int, measured: Statvfs) -> str:
+        """Why there is no room for `length` bytes; "" if there is."""
+        if self.used_bytes + self._reserved_bytes + length > self.limit_bytes:
+            return "backing.limit is reached"
+        if measured.free - self._reserved_bytes - length < self._floor(measured.total):
+            return "free space would fall below backing.floor"
+        return ""
 
     def release(self, length: int) -> None:
         """What was reserved is written and accounted, or will not be written."""
@@ -150,8 +181,10 @@ class BackingDirectory:
         """So many bytes more (or fewer) are resident."""
         with self._lock:
             self.used_bytes = max(0, self.used_bytes + difference)
-            if difference < 0:
+            if difference < 0 or self._statvfs is None:
                 self._statvfs = None
+            else:
+                self._statvfs = replace(self._statvfs, free=self._statvfs.free - difference)
 
     def failed(self, exc: OSError) -> None:
         """A write failed: fill nothing for a while."""
@@ -169,33 +202,43 @@ class BackingDirectory:
             self.unfilled_bytes += length
 
     def why_not_filling(self) -> str:
-        """The reason why nothing is filled now; "" while fills go on."""
+        """The reason why nothing is filled now; "" while fills go on.  Waits for the file system."""
         try:
-            self.reserve(1)
-        except NoRoomError as exc:
-            return str(exc)
+            measured = self._space()
         except OSError as exc:
             return f"backing directory not usable: {exc.strerror}"
-        self.release(1)
         with self._lock:
-            return self._pause.reason
+            return self._pause.reason or self._refusal(1, measured)
 
     def space(self) -> tuple[int, int, int]:
-        """(total, free, floor) in bytes; OSError if the directory is gone."""
-        with self._lock:
-            total, free = self._space(self._clock())
-        return total, free, self._floor(total)
+        """(total, free, floor) in bytes; OSError if the directory is gone.  Waits for the file system."""
+        measured = self._space()
+        return measured.total, measured.free, self._floor(measured.total)
 
-    def _space(self, now: float) -> tuple[int, int]:
-        if self._statvfs is None or now - self._statvfs[0] > STATVFS_BELIEVED_S:
-            reach("backing.statvfs")
-            stat = os.statvfs(self.path)
-            self._statvfs = (now, stat.f_blocks * stat.f_frsize, stat.f_bavail * stat.f_frsize)
-        return self._statvfs[1:]
+    def _space(self) -> Statvfs:
+        # Not under the lock: a sick server may take long, and the trio thread keeps its books under it.
+        now = self._clock()
+        with self._lock:
+            believed = self._statvfs
+        if believed is not None and now - believed.at_s <= STATVFS_BELIEVED_S:
+            return believed
+        reach("backing.statvfs")
+        stat = os.statvfs(self.path)
+        measured = Statvfs(now, stat.f_blocks * stat.f_frsize, stat.f_bavail * stat.f_frsize)
+        with self._lock:
+            self._statvfs = measured
+        return measured
+
+
+def _is_neutral(name: str) -> bool:
+    """Whether a directory with such a file still counts as empty."""
+    return name.startswith(".") or name == "lost+found" or is_abandoned(name)
 
 
 def _scan(folder: Path) -> Iterator[os.DirEntry[str]]:
-    with os.scandir(folder) as entries:
-        for entry in sorted(entries, key=lambda entry: entry.name):
-            if not entry.name.startswith("."):
-                yield entry
+    try:
+        with os.scandir(folder) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+    except FileNotFoundError:
+        return  # somebody removed it
+    yield from (entry for entry in found if not entry.name.startswith("."))

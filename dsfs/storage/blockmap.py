@@ -11,7 +11,7 @@ wrong byte.
 
 import struct
 from array import array
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from crc32c import crc32c
 
@@ -120,7 +120,3 @@ def decode_header(content: bytes) -> tuple[MapHeader, int]:
     if CRC.unpack_from(content, HEADER.size)[0] != crc32c(fixed):
         raise DamagedMapError("its header does not match its checksum")
     return MapHeader(identity.hex(), count, size, inode, mtime_ns), records_crc
-
-
-def sealed_header(header: MapHeader, inode: int, mtime_ns: int) -> MapHeader:
-    return replace(header, inode=inode, mtime_ns=mtime_ns)

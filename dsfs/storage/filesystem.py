@@ -1,16 +1,21 @@
-"""What lies below a path: the kind of file system, and files that pass the page cache by.
+"""What lies below a path: the kind of file system, files that appear complete, files that pass the page cache by.
 
 Concurrency: blocking calls, safe to use from several threads at once.
 """
 
+import contextlib
 import errno
+import fcntl
 import os
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
 from dsfs.model.blocks import PAGE, pages
+from dsfs.storage.faultpoint import reach
 from dsfs.storage.mounts import mount_of
 
+GONE = frozenset({errno.ENOENT, errno.ESTALE})  # the file is not there (any more): a miss, not a fault
 NETWORK_KINDS = frozenset({"nfs", "nfs4", "cifs", "smb3", "ceph", "lustre", "gpfs", "9p"})
 
 
@@ -24,6 +29,11 @@ class FileSystem:
     def is_network(self) -> bool:
         return self.kind in NETWORK_KINDS or self.kind.startswith("fuse")
 
+    @property
+    def is_nfs(self) -> bool:
+        """Whether O_DIRECT takes any offset, length and address here."""
+        return self.kind in ("nfs", "nfs4")
+
 
 def file_system_of(path: Path) -> FileSystem:
     """The file system that holds `path`; kind "unknown" when mountinfo does not list it."""
@@ -31,17 +41,61 @@ def file_system_of(path: Path) -> FileSystem:
     return FileSystem(mount.filesystem if mount else "unknown")
 
 
+# Ends the name of what this process has not completed yet.  Unlike a pid it never comes again, on another node or after
+# a restart in a container: what a crash left can be told apart.
+NEW = f".new-{uuid.uuid4().hex[:12]}"
+
+
+def is_abandoned(name: str) -> bool:
+    """Whether the name is of something that another process, by now dead, was about to complete."""
+    return ".new-" in name and not name.endswith(NEW)
+
+
+def remove(path: Path) -> None:
+    """Unlink the file; that it is not there is no error."""
+    reach("file.remove")
+    try:
+        os.unlink(path)
+    except OSError as exc:
+        if exc.errno not in GONE:
+            raise
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Make `content` the file at `path` by a rename, flushed before it: nobody ever meets a half."""
+    new = path.with_name(path.name + NEW)
+    try:
+        reach("file.create")
+        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        try:
+            left = memoryview(content)
+            while left:
+                reach("file.write")
+                left = left[os.write(fd, left) :]
+            reach("file.flush")
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        reach("file.rename")
+        os.rename(new, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            remove(new)
+        raise
+
+
 class DirectFile:
     """A file read and written with O_DIRECT, so that no dirty page ever waits for a server that may be gone.
 
-    On a network file system O_DIRECT knows no alignment.  On a local one, offsets and memory must be
-    multiples of PAGE, and a write is rounded up to whole pages: buffers hold that much, and the seal cuts the
-    file back.  Where O_DIRECT is refused, the file is buffered and every write is followed by fdatasync.
+    Local file systems want offsets, lengths and memory in whole pages, so a write is rounded up to them on all: buffers
+    hold that much, and the seal cuts the file back.  Where O_DIRECT is refused, at the open or at the first use, the
+    file is buffered and every write is followed by fdatasync.
     """
 
-    def __init__(self, path: Path, fs: FileSystem, *, create: bool) -> None:
-        self._pad = not fs.is_network
-        flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0)
+    def __init__(self, path: Path, *, size: int | None = None) -> None:
+        """Open the file; with `size`, make it first, sparse, with so many bytes."""
+        flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if size is not None else 0)
+        reach("direct.open")
         try:
             self.fd = os.open(path, flags | os.O_DIRECT, 0o644)
             self.is_direct = True
@@ -50,23 +104,50 @@ class DirectFile:
                 raise
             self.fd = os.open(path, flags, 0o644)
             self.is_direct = False
+        if size is not None:
+            try:
+                self.resize(size)
+            except BaseException:
+                os.close(self.fd)
+                raise
+
+    def resize(self, size: int) -> None:
+        reach("direct.resize")
+        os.ftruncate(self.fd, size)
 
     def write(self, buffer: memoryview, length: int, offset: int) -> None:
         """Write the first `length` bytes of `buffer` at `offset`; `buffer` reaches to the end of its last page."""
-        end = pages(length) if self._pad and self.is_direct else length
+        end = pages(length) if self.is_direct else length
         done = 0
         while done < end:
-            done += os.pwrite(self.fd, buffer[done:end], offset + done)
+            was_direct = self.is_direct
+            try:
+                done += os.pwrite(self.fd, buffer[done:end], offset + done)
+            except OSError as exc:
+                self._refused(exc, was_direct=was_direct)
         if not self.is_direct:
+            reach("direct.flush")
             os.fdatasync(self.fd)
 
     def read(self, buffer: memoryview, length: int, offset: int) -> int:
         """Read up to `length` bytes at `offset` into `buffer` (room for whole pages); returns how many there were."""
-        end = pages(length) if self._pad and self.is_direct else length
+        end = pages(length)
         done = 0
-        while done < end:
-            count = os.preadv(self.fd, [buffer[done:end]], offset + done)
+        while done < length:
+            was_direct = self.is_direct
+            try:
+                count = os.preadv(self.fd, [buffer[done:end]], offset + done)
+            except OSError as exc:
+                self._refused(exc, was_direct=was_direct)
+                continue
             done += count
             if count == 0 or done % PAGE:
                 break
         return min(done, length)
+
+    def _refused(self, exc: OSError, *, was_direct: bool) -> None:
+        """O_DIRECT is refused only now: go on without.  Any other error is raised again."""
+        if exc.errno != errno.EINVAL or not was_direct:
+            raise exc
+        self.is_direct = False
+        fcntl.fcntl(self.fd, fcntl.F_SETFL, fcntl.fcntl(self.fd, fcntl.F_GETFL) & ~os.O_DIRECT)

@@ -4,8 +4,8 @@ on local disk.
     <backing>/versions/<name>/<version>/<generation>/   catalog.mdb and summary.json, shared by all nodes
     <state_dir>/catalogs/<name>/<version>/<generation>/   the copy a node opens (no LMDB file is opened on NFS)
 
-The current generation is the one with the highest sequence number.  A directory appears under its final name
-complete, by one rename; it is never changed afterwards.
+The current generation is the one with the highest sequence number.  A directory appears under its final name complete,
+by one rename; afterwards only its sequence number changes, when an old generation comes back.
 
 Concurrency: blocking calls; the caller works on one version at a time.
 """
@@ -20,11 +20,13 @@ from hashlib import blake2b
 from pathlib import Path
 
 from dsfs.storage.faultpoint import reach
+from dsfs.storage.filesystem import NEW, is_abandoned, replace_file
 
 log = logging.getLogger(__name__)
 
 CATALOG = "catalog.mdb"
 SUMMARY = "summary.json"
+UNDESCRIBED = (OSError, ValueError, KeyError, TypeError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,47 +59,46 @@ class GenerationStore:
 
         None if there is none.
         """
-        local = list(_generations(self._local / dataset / version))
-        shared = list(_generations(self._shared / dataset / version))
-        for placed in sorted(
-            [*local, *shared], key=lambda found: (found.sequence, found in local), reverse=True
-        ):
-            path = placed.path if placed in local else self._copied(placed, self._local / dataset / version)
-            if path is not None and _is_whole(path / CATALOG, placed):
-                return PlacedGeneration(path, placed.generation, placed.sequence, placed.size, placed.digest)
-            log.warning(
-                "catalog of %s/%s, generation %s, is damaged and left out",
-                dataset,
-                version,
-                placed.generation,
-            )
-            if path is not None:
-                shutil.rmtree(path, ignore_errors=True)
+        here, there = self._local / dataset / version, self._shared / dataset / version
+        for folder in (here, there):
+            _tidy(folder)
+        local, shared = list(_generations(here)), list(_generations(there))
+        for placed in sorted([*local, *shared], key=lambda found: (found.sequence, found in local), reverse=True):
+            copy = placed if placed in local else self._copied(placed, here)
+            if copy is None:
+                continue
+            if _is_whole(copy):
+                if all((other.generation, other.sequence) != (copy.generation, copy.sequence) for other in shared):
+                    self._share(copy, there)
+                return copy
+            log.warning("catalog of %s/%s, generation %s, is damaged and left out", dataset, version, copy.generation)
+            shutil.rmtree(copy.path, ignore_errors=True)
         return None
 
     def add(self, dataset: str, version: str, built: Path, summary: dict[str, object]) -> PlacedGeneration:
         """Make the catalog file `built` the current generation.
 
-        It is moved.  The copy in the backing directory may fail.
+        It is moved; OSError if the local disk does not take it.  The copy in the backing directory may fail.
         """
-        folder = self._local / dataset / version
+        here, there = self._local / dataset / version, self._shared / dataset / version
         generation = str(summary["generation"])
-        known = [*_generations(folder), *_generations(self._shared / dataset / version)]
+        known = [*_generations(here), *_generations(there)]
         sequence = max((placed.sequence for placed in known), default=0) + 1
         described = {**summary, "sequence": sequence, "size": built.stat().st_size, "digest": _digest(built)}
-        new = folder / f"{generation}.new-{os.getpid()}"
-        shutil.rmtree(new, ignore_errors=True)
-        new.mkdir(parents=True)
-        os.replace(built, new / CATALOG)
-        (new / SUMMARY).write_text(json.dumps(described) + "\n")
-        _replace_directory(new, folder / generation)
-        placed = _described(folder / generation)
+        new = here / f"{generation}{NEW}"
         try:
-            self._share(placed, self._shared / dataset / version)
-        except OSError as exc:
-            log.warning(
-                "catalog of %s/%s cannot be put into the backing directory: %s", dataset, version, exc
-            )
+            reach("generation.add")
+            shutil.rmtree(new, ignore_errors=True)
+            new.mkdir(parents=True)
+            reach("generation.move")
+            os.replace(built, new / CATALOG)
+            reach("generation.describe")
+            (new / SUMMARY).write_text(json.dumps(described) + "\n")
+            placed = _place(new, here / generation)
+        except OSError:
+            shutil.rmtree(new, ignore_errors=True)
+            raise
+        self._share(placed, there)
         return placed
 
     def catalogs(self, dataset: str, version: str) -> list[Path]:
@@ -105,29 +106,48 @@ class GenerationStore:
         return [placed.path / CATALOG for placed in _generations(self._local / dataset / version)]
 
     def _share(self, placed: PlacedGeneration, folder: Path) -> None:
-        reach("generation.share")
-        new = folder / f"{placed.generation}.new-{os.getpid()}"
-        shutil.rmtree(new, ignore_errors=True)
-        shutil.copytree(placed.path, new)
-        _replace_directory(new, folder / placed.generation)
-
-    def _copied(self, placed: PlacedGeneration, folder: Path) -> Path | None:
-        new = folder / f"{placed.generation}.new-{os.getpid()}"
+        """Put a copy into the backing directory.  That may fail, or a crash come first: the next start tries again."""
         try:
-            shutil.rmtree(new, ignore_errors=True)
-            shutil.copytree(placed.path, new)
+            reach("generation.share")
+            _copy(placed, folder)
+        except OSError as exc:
+            log.warning("catalog %s cannot be put into the backing directory: %s", placed.path, exc)
+
+    def _copied(self, placed: PlacedGeneration, folder: Path) -> PlacedGeneration | None:
+        try:
+            return _copy(placed, folder)
         except OSError as exc:
             log.warning("catalog %s cannot be copied: %s", placed.path, exc)
             return None
-        _replace_directory(new, folder / placed.generation)
-        return folder / placed.generation
+
+
+def _copy(placed: PlacedGeneration, folder: Path) -> PlacedGeneration:
+    new = folder / f"{placed.generation}{NEW}"
+    try:
+        reach("generation.copy")
+        shutil.rmtree(new, ignore_errors=True)
+        shutil.copytree(placed.path, new)
+        reach("generation.copied")
+        return _place(new, folder / placed.generation)
+    except OSError:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
 
 
 def _names(folder: Path) -> list[str]:
     try:
         return [name for name in os.listdir(folder) if not name.startswith(".")]
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
+    except OSError as exc:
+        log.info("%s cannot be read: %s", folder, exc)
+        return []
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what a crash left of a generation that was about to be placed."""
+    for name in filter(is_abandoned, _names(folder)):
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def _generations(folder: Path) -> Iterator[PlacedGeneration]:
@@ -135,7 +155,7 @@ def _generations(folder: Path) -> Iterator[PlacedGeneration]:
         if ".new-" not in name:
             try:
                 yield _described(folder / name)
-            except (OSError, ValueError, KeyError, TypeError) as exc:
+            except UNDESCRIBED as exc:
                 log.warning("%s describes no generation: %s", folder / name, exc)
 
 
@@ -144,8 +164,9 @@ def _described(path: Path) -> PlacedGeneration:
     return PlacedGeneration(path, path.name, int(found["sequence"]), int(found["size"]), str(found["digest"]))
 
 
-def _is_whole(catalog: Path, placed: PlacedGeneration) -> bool:
+def _is_whole(placed: PlacedGeneration) -> bool:
     """Opening a cut LMDB file would end the process with SIGBUS, and a changed one give wrong extents: read it once."""
+    catalog = placed.path / CATALOG
     try:
         return catalog.stat().st_size == placed.size and _digest(catalog) == placed.digest
     except OSError:
@@ -160,13 +181,26 @@ def _digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _replace_directory(new: Path, final: Path) -> None:
-    """Give the complete directory its name; if another has it, that one is as good."""
+def _place(new: Path, final: Path) -> PlacedGeneration:
+    """Give the complete directory its name.
+
+    If a whole one has it already, that one stays, but takes the higher sequence number: an old generation that has come
+    back is the current one.
+    """
     try:
+        there = _described(final)
+        is_there = _is_whole(there)
+    except UNDESCRIBED:
+        is_there = False
+    if not is_there:
+        reach("generation.place")
+        shutil.rmtree(final, ignore_errors=True)
         os.rename(new, final)
-    except OSError:
-        if not (final / SUMMARY).exists():
-            shutil.rmtree(final, ignore_errors=True)
-            os.rename(new, final)
-        else:
-            shutil.rmtree(new)
+    else:
+        sequence = _described(new).sequence
+        if there.sequence < sequence:
+            summary = json.loads((final / SUMMARY).read_text())
+            replace_file(final / SUMMARY, (json.dumps({**summary, "sequence": sequence}) + "\n").encode())
+        shutil.rmtree(new)
+    reach("generation.placed")
+    return _described(final)

@@ -31,6 +31,7 @@ from botocore.exceptions import (
     UnauthorizedSSOTokenError,
 )
 from botocore.parsers import ResponseParserError
+from botocore.utils import parse_timestamp
 from obstore.auth.boto3 import Boto3CredentialProvider
 
 from dsfs.model.errors import AccessDeniedError, ConfigError, DsfsError, OriginTemporaryError
@@ -71,6 +72,7 @@ class Boto3Way:
         self._bucket = settings.bucket
         try:
             self._core = botocore.session.Session()
+            self._core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_moment)
             self._session = boto3.Session(botocore_session=self._core)
             self.region: str = settings.region or self._session.region_name or "us-east-1"
             described = self._client(signature_version=UNSIGNED)
@@ -241,6 +243,15 @@ class Boto3Way:
             raise _error_of_reply(self._where(key), error.response, has_body) from None
         except (BotoCoreError, ResponseParserError, OSError) as error:
             raise _error_of(self._where(key), error) from None
+
+
+def _moment(text: str) -> datetime:
+    """A time of an answer.  botocore's own parser takes 70 % of the CPU time of a LIST (1,000 keys: 170 ms for 50)."""
+    try:
+        return datetime.fromisoformat(text)  # the form in listings
+    except ValueError:
+        parsed: datetime = parse_timestamp(text)
+        return parsed
 
 
 def _error_of_reply(where: str, reply: Mapping[str, Any], has_body: bool) -> DsfsError:

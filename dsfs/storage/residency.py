@@ -1,30 +1,37 @@
-"""The node's index of what is resident: one LMDB record a segment, on local disk (LMDB must never lie on
-NFS).
+"""The node's index of what is resident: one LMDB record a segment, on local disk (LMDB must never lie on NFS).
 
-It answers `status` and `ls` without opening segments, and gives the sum that the limit is held against.  The
-truth about a block is its record in the segment's map.  The index is written after it, in batches, so it may
-lag and is never ahead: a crash costs the newest batch, and a start that finds the mark of one has the index
-rebuilt from the maps (rebuild.py).
+    residency.mdb            the records
+    residency.mdb.state      "running" and the boot id, or "closed" and a checksum of residency.mdb
 
-Concurrency: blocking calls; LMDB lets one thread write at a time and any number read.
+It answers `status` and `ls` without opening segments, and gives the sum that the limit is held against.  The truth
+about a block is its record in the segment's map.  The index is written after it, in batches, so it may lag and is never
+ahead: a crash costs the newest batch, and a start that finds it not closed has it rebuilt from the maps (rebuild.py).
+
+Concurrency: blocking calls; one thread writes at a time and any number read, but while the map grows nobody does.
 """
 
 import contextlib
 import logging
 import os
 import struct
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import lmdb
+from crc32c import crc32c
 
+from dsfs.model.errors import BackingError
 from dsfs.storage.faultpoint import reach
+from dsfs.storage.filesystem import remove, replace_file
 
 log = logging.getLogger(__name__)
 
 FORMAT = b"dsfs residency 1"
 FIRST_MAP_SIZE = 64 * 1024 * 1024
+KEY_SIZE = 20  # bytes of an identity
+RUNNING, CLOSED = "running ", "closed "
 _RECORD = struct.Struct("<?QII")
 _BITS = bytes([ord("0")]) + bytes([ord("1")]) * 255
 
@@ -55,73 +62,188 @@ def bitmap_of(presence: bytes | bytearray) -> bytes:
 
 
 class ResidencyIndex:
-    """The LMDB file at `path`.  `was_lost`: there was none, or it could not be used and an empty one took its place."""
+    """The LMDB file at `path`.
+
+    `was_lost`: there was none, or it could not be used and an empty one took its place; `was_unclean`: the daemon that
+    wrote it did not come to its end, so it may lack the newest fills.
+    """
 
     def __init__(self, path: Path) -> None:
+        """BackingError if the local disk does not take an index."""
         self._path = path
-        self.was_lost = not path.exists()
+        self._mark = path.with_name(path.name + ".state")
+        self._readers = 0
+        self._readers_changed = threading.Condition()
+        self._write_lock = threading.Lock()
+        self._written_since: set[bytes] | None = None
+        self._is_behind = False
+        self.was_unclean = False
         try:
+            self.was_lost = not path.exists()
+            if not self.was_lost:
+                self._use_existing()
+            if self.was_lost:
+                self._begin_anew()
+            self._mark_running()
+        except (lmdb.Error, OSError) as exc:
+            raise BackingError(f"residency index {path}: {exc}") from exc
+
+    # ---------------------------------------------------------------- opening and closing
+
+    def _use_existing(self) -> None:
+        try:
+            self.was_unclean = self._is_unclean()
             self._env = self._open()
+            self._check_records()
         except (lmdb.Error, _DamagedError) as exc:
             log.warning("the residency index cannot be used and is made anew: %s", exc)
-            self.was_lost = True
-            for name in (path, path.with_name(path.name + "-lock")):
-                name.unlink(missing_ok=True)
-            self._env = self._open()
-        with self._env.begin() as txn:
-            self.was_unclean = txn.get(b"running") is not None
-        self._write([(b"format", FORMAT), (b"running", b"1")])
+            self.was_lost, self.was_unclean = True, False
+
+    def _is_unclean(self) -> bool:
+        """Whether the file was not closed in order; _DamagedError unless its content is known to be what was written.
+
+        LMDB ends the process over a page that was never written, so a file that lived through a loss of power is not
+        even opened; nor is one that somebody changed since it was closed.
+        """
+        try:
+            mark = self._mark.read_text()
+        except FileNotFoundError:
+            raise _DamagedError("nothing tells how it was closed") from None
+        if mark == RUNNING + _boot_id():
+            return True
+        if mark != CLOSED + _checksum(self._path):
+            raise _DamagedError("it is not what was written, or the machine stopped while it was in use")
+        return False
 
     def _open(self) -> lmdb.Environment:
+        reach("index.open")
         size = max(FIRST_MAP_SIZE, 2 * self._path.stat().st_size if self._path.exists() else 0)
-        # Not durable on purpose: after a loss of power the index is rebuilt, as after a crash.
+        # Not durable on purpose: after a loss of power the index is rebuilt.
         env = lmdb.open(str(self._path), subdir=False, map_size=size, sync=False, metasync=False, max_dbs=0)
         try:
             # A truncated file would end the process with SIGBUS at the first look behind its end.
-            needed = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
-            if os.path.getsize(self._path) < needed:
+            if os.path.getsize(self._path) < (env.info()["last_pgno"] + 1) * env.stat()["psize"]:
                 raise _DamagedError("it was cut short")
-            with env.begin() as txn:
-                if txn.get(b"format") not in (None, FORMAT):
-                    raise _DamagedError("it has an unknown format")
-                for _ in txn.cursor():
-                    pass
         except BaseException:
             env.close()
             raise
         return env
 
+    def _check_records(self) -> None:
+        try:
+            with self._env.begin() as txn:
+                if txn.get(b"format") != FORMAT:
+                    raise _DamagedError("it has an unknown format")
+                for key, value in txn.cursor():
+                    if len(key) == KEY_SIZE and len(value) < _RECORD.size:
+                        raise _DamagedError("it has a record that is none")
+        except BaseException:
+            self._env.close()
+            raise
+
+    def _begin_anew(self) -> None:
+        for path in (self._path, self._path.with_name(self._path.name + "-lock"), self._mark):
+            remove(path)
+        self._env = self._open()
+
+    def _mark_running(self) -> None:
+        try:
+            replace_file(self._mark, (RUNNING + _boot_id()).encode())
+            self._transact([(b"format", FORMAT)])
+        except BaseException:
+            self._env.close()
+            raise
+
+    def close(self, *, clean: bool = True) -> None:
+        """`clean`: everything was written; the next start need not rebuild."""
+        try:
+            if clean and not self._is_behind:
+                reach("index.sync")
+                self._env.sync(True)
+        except (lmdb.Error, OSError) as exc:
+            clean = False
+            log.warning("the residency index cannot be closed in order: %s", exc)
+        finally:
+            self._env.close()
+        if clean and not self._is_behind:
+            try:
+                replace_file(self._mark, (CLOSED + _checksum(self._path)).encode())
+            except OSError as exc:
+                log.warning("the residency index cannot be marked as closed: %s", exc)
+
+    # ---------------------------------------------------------------- reading
+
     def get(self, identity: str) -> SegmentRecord | None:
-        with self._env.begin() as txn:
+        with self._reading() as txn:
             value = txn.get(bytes.fromhex(identity))
         return None if value is None else _decode(identity, value)
 
     def get_many(self, identities: Iterable[str]) -> Iterator[SegmentRecord | None]:
         """One record, or None, for each identity, in order, from one snapshot."""
-        with self._env.begin() as txn:
+        with self._reading() as txn:
             for identity in identities:
                 value = txn.get(bytes.fromhex(identity))
                 yield None if value is None else _decode(identity, value)
 
-    def put(self, records: Iterable[SegmentRecord]) -> None:
-        """Write all records in one transaction; a record without a resident block is removed."""
-        self._write(
-            [
-                (bytes.fromhex(record.identity), _encode(record) if record.resident_blocks else None)
-                for record in records
-            ]
-        )
-
     def total_bytes(self) -> int:
         """Bytes of all resident segments together."""
-        with self._env.begin() as txn:
-            return sum(_RECORD.unpack_from(value)[1] for key, value in txn.cursor() if len(key) == 20)
+        with self._reading() as txn:
+            return sum(_RECORD.unpack_from(value)[1] for key, value in txn.cursor() if len(key) == KEY_SIZE)
 
     def identities(self) -> list[str]:
-        with self._env.begin() as txn:
-            return [key.hex() for key in txn.cursor().iternext(values=False) if len(key) == 20]
+        with self._reading() as txn:
+            return [key.hex() for key in txn.cursor().iternext(values=False) if len(key) == KEY_SIZE]
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator["lmdb.Transaction[bytes]"]:
+        with self._readers_changed:
+            self._readers += 1
+        try:
+            with self._env.begin() as txn:
+                yield txn
+        finally:
+            with self._readers_changed:
+                self._readers -= 1
+                self._readers_changed.notify_all()
+
+    # ---------------------------------------------------------------- writing
+
+    def put(self, records: Iterable[SegmentRecord]) -> None:
+        """Write all records in one transaction; a record without a resident block is removed.
+
+        If the local disk refuses, the index is behind, and rebuilt at the next start.
+        """
+        with self._write_lock:
+            pairs = _pairs(records)
+            if self._written_since is not None:
+                self._written_since.update(key for key, _ in pairs)
+            self._write(pairs)
+
+    @contextlib.contextmanager
+    def rebuilding(self) -> Iterator[None]:
+        """For the time in which somebody looks at what is there and tells by `put_found`."""
+        with self._write_lock:
+            self._written_since = set()
+        try:
+            yield
+        finally:
+            with self._write_lock:
+                self._written_since = None
+
+    def put_found(self, records: Iterable[SegmentRecord]) -> None:
+        """As `put`, but for what was put since `rebuilding` began: that is newer than what was found."""
+        with self._write_lock:
+            newer = self._written_since or set()
+            self._write([(key, value) for key, value in _pairs(records) if key not in newer])
 
     def _write(self, pairs: list[tuple[bytes, bytes | None]]) -> None:
+        try:
+            self._transact(pairs)
+        except (lmdb.Error, OSError) as exc:
+            self._is_behind = True
+            log.warning("the residency index cannot be written, it is rebuilt at the next start: %s", exc)
+
+    def _transact(self, pairs: list[tuple[bytes, bytes | None]]) -> None:
         while True:
             try:
                 reach("index.write")
@@ -134,18 +256,36 @@ class ResidencyIndex:
                 reach("index.written")
                 return
             except lmdb.MapFullError:
-                self._env.set_mapsize(2 * self._env.info()["map_size"])
+                self._grow()
 
-    def close(self, *, clean: bool = True) -> None:
-        """`clean`: everything was written; the next start need not rebuild."""
-        with contextlib.closing(self._env):
-            if clean:
-                self._write([(b"running", None)])
-                self._env.sync(True)
+    def _grow(self) -> None:
+        with self._readers_changed:
+            # Moving the map takes the pages away from under whoever reads.
+            self._readers_changed.wait_for(lambda: not self._readers)
+            self._env.set_mapsize(2 * self._env.info()["map_size"])
 
 
 class _DamagedError(Exception):
-    """The file is no index of ours."""
+    """The file is no index of ours, or not what was written."""
+
+
+def _boot_id() -> str:
+    """Another one after each start of the machine."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _checksum(path: Path) -> str:
+    checksum = 0
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            checksum = crc32c(chunk, checksum)
+    return f"{checksum:08x}"
+
+
+def _pairs(records: Iterable[SegmentRecord]) -> list[tuple[bytes, bytes | None]]:
+    return [
+        (bytes.fromhex(record.identity), _encode(record) if record.resident_blocks else None) for record in records
+    ]
 
 
 def _encode(record: SegmentRecord) -> bytes:

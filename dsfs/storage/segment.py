@@ -3,18 +3,17 @@
     <identity>.part, .map     being filled: sparse data and a block map           state FILLING
     <identity>, .sum          sealed: complete, immutable, with its checksums     state SEALED
 
-The order of a fill is data, record in the map, index; of a seal: checksums, link to the final name, unlink of
-the old names.  So a crash leaves waste, never a false "resident".  A sealed file is trusted while fstat says
-what its `.sum` says.  If it does not, the file becomes a `.part` again (unseal) and each block is checked
-before its next use.
+The order of a fill is data, record in the map, index; of a seal: checksums, link to the final name, unlink of the old
+names.  So a crash leaves waste, never a false "resident".  A sealed file is trusted while fstat says what its `.sum`
+says.  If it does not, the file becomes a `.part` again (unseal) and each block is checked before its next use.  A
+`.part` that somebody else changed (its fstat says so too) is sealed after all its blocks were checked again.
 
-Concurrency: every method blocks and may be called from several threads at once, but for `close`, whose caller
-knows that nobody else is inside.  `_lock` guards the state and the map; data is read and written outside it.
-`presence` may be looked at without the lock: a block that is present stays readable until `drop`, and a
-reader who finds it gone gets BlockLostError.
+Concurrency: every method blocks and may be called from several threads at once, but for `close`, whose caller knows
+that nobody else is inside.  `_lock` guards the state and the map; data is read and written outside it, also by a seal
+that has to check blocks.  `presence` may be looked at without the lock: a block that is present stays readable until
+`drop`, and a reader who finds it gone gets BlockLostError.
 """
 
-import errno
 import logging
 import mmap
 import os
@@ -27,15 +26,15 @@ from crc32c import crc32c
 
 from dsfs.model.blocks import RUN, BlockTable, extent, pages
 from dsfs.model.errors import BackingError
-from dsfs.storage import blockmap
-from dsfs.storage.blockmap import BlockMap, DamagedMapError, MapHeader
+from dsfs.storage.blockmap import DamagedMapError
 from dsfs.storage.faultpoint import reach
-from dsfs.storage.filesystem import DirectFile, FileSystem
+from dsfs.storage.filesystem import GONE, FileSystem, remove
+from dsfs.storage.filling import Filling, beside, read_records, write_sum
+from dsfs.storage.sealed import SealBrokenError, SealedFile, stamp_of
 
 log = logging.getLogger(__name__)
 
 MISSING, UNCHECKED, TRUSTED = 0, 1, 2
-GONE = frozenset({errno.ENOENT, errno.ESTALE})
 
 
 class State(Enum):
@@ -52,8 +51,8 @@ class BlockLostError(BackingError):
 class SegmentFile:
     """The file of one segment.
 
-    INVARIANT: `presence[i]` is not MISSING only if the data of block i was written before, and its record is
-    in `_map` (FILLING) or in the `.sum` (SEALED).
+    INVARIANT: `presence[i]` is not MISSING only if the data of block i was written before, and its record is in the map
+    (FILLING) or in the `.sum` (SEALED).
     """
 
     def __init__(self, path: Path, identity: str, blocks: BlockTable, fs: FileSystem) -> None:
@@ -63,14 +62,10 @@ class SegmentFile:
         self.presence = bytearray(len(blocks))
         self.resident_bytes = 0
         self.state = State.CLOSED
-        self.faults = 0
         self._fs = fs
         self._lock = threading.RLock()
-        self._sealed_fd = -1
-        self._sealed_stat = (0, 0, 0)
-        self._data: DirectFile | None = None
-        self._map_fd = -1
-        self._map = BlockMap(0)
+        self._filling: Filling | None = None
+        self._sealed: SealedFile | None = None
         self._retired: list[int] = []
 
     @property
@@ -81,259 +76,277 @@ class SegmentFile:
     def is_complete(self) -> bool:
         return MISSING not in self.presence
 
-    def _beside(self, suffix: str) -> Path:
-        return self.path.with_name(self.identity + suffix)
-
     # ---------------------------------------------------------------- opening
 
     def open(self) -> None:
         """Find out what is there.  Nothing usable is no error: the segment is then ABSENT."""
         with self._lock:
-            if self.state is State.CLOSED and not (self._open_sealed() or self._open_filling()):
-                self._become_absent()
+            if self.state is State.CLOSED:
+                self._look()
+
+    def _look(self) -> None:
+        try:
+            found = self._open_sealed() or self._open_filling()
+        except OSError as exc:
+            self._fault("cannot be opened: %s", exc)
+            found = False
+        if not found:
+            self._become_absent()
 
     def _open_sealed(self) -> bool:
+        reach("segment.open_sealed")
         try:
             fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as exc:
-            if exc.errno not in GONE:
-                self._fault("cannot be opened: %s", exc)
-            return False
-        stat = os.fstat(fd)
+            if exc.errno in GONE:
+                return False
+            raise
         try:
-            header, block_map = self._read_map(".sum", sealed=True)
-        except (OSError, DamagedMapError) as exc:
-            os.close(fd)
+            header, block_map = read_records(self.path, ".sum", self.blocks)
+            if os.fstat(fd).st_nlink > 1:  # a crash between link and unlink left the old names
+                self._unlink(".part", ".map")
+            sealed = SealedFile(fd, (self.blocks.size, header.inode, header.mtime_ns))
+            if stamp_of(fd) == sealed.stamp:
+                self._sealed, self.state = sealed, State.SEALED
+                self._set_presence(bytes([TRUSTED]) * len(self.blocks))
+            else:  # by somebody; the blocks that its checksums still vouch for are kept
+                self._fault("was changed after it was sealed; every block is checked before it is used again")
+                self._start(Filling.unseal(self.path, self.blocks, self._fs, block_map))
+            return True
+        except DamagedMapError as exc:
             self._fault("has no usable checksums and is dropped: %s", exc)
             self._unlink("", ".sum")
             return False
-        if stat.st_nlink > 1:  # a crash between link and unlink left the old names
-            self._unlink(".part", ".map")
-        self._sealed_stat = (self.blocks.size, header.inode, header.mtime_ns)
-        if (stat.st_size, stat.st_ino, stat.st_mtime_ns) != self._sealed_stat:
-            os.close(fd)
-            return self._unseal(block_map, stat.st_size)
-        self._sealed_fd = fd
-        self._set_presence(bytes([TRUSTED]) * len(self.blocks))
-        self.state = State.SEALED
-        return True
+        finally:
+            if self._sealed is None:
+                os.close(fd)
 
     def _open_filling(self) -> bool:
+        if not os.path.lexists(beside(self.path, ".map")):
+            return False  # a .part alone is waste: nothing vouches for it
         try:
-            _, block_map = self._read_map(".map", sealed=False)
-            data = DirectFile(self._beside(".part"), self._fs, create=False)
-        except (OSError, DamagedMapError) as exc:
-            if not (isinstance(exc, OSError) and exc.errno in GONE and not self._beside(".map").exists()):
-                self._fault("was being filled, but its map or data cannot be used; dropped: %s", exc)
-                self._unlink(".map", ".part")
-            return False
-        self._start_filling(data, block_map)
-        return True
+            self._start(Filling.open(self.path, self.blocks, self._fs))
+        except FileNotFoundError:
+            log.info("segment %s has a map but no data", self.identity)
+        except DamagedMapError as exc:
+            self._fault("was being filled, but its map cannot be used and it is dropped: %s", exc)
+        else:
+            return True
+        self._unlink(".map", ".part")
+        return False
 
-    def _read_map(self, suffix: str, *, sealed: bool) -> tuple[MapHeader, BlockMap]:
-        content = self._beside(suffix).read_bytes()
-        return blockmap.decode(content, self.identity, len(self.blocks), self.blocks.size, sealed=sealed)
-
-    def _start_filling(self, data: DirectFile, block_map: BlockMap) -> None:
-        self._map_fd = os.open(self._beside(".map"), os.O_RDWR | os.O_CLOEXEC)
-        self._data, self._map = data, block_map
-        self._set_presence(block_map.presence(UNCHECKED))
+    def _start(self, filling: Filling) -> None:
+        self._filling = filling
+        self._set_presence(filling.map.presence(UNCHECKED))
         self.state = State.FILLING
+        self._forget_cut_off(filling)
 
-    def _unseal(self, block_map: BlockMap, size: int) -> bool:
-        """The sealed file was changed by somebody: keep what its checksums vouch for, as a segment being filled."""
-        self._fault("was changed after it was sealed; every block is checked before it is used again")
-        for block in range(len(self.blocks)):
-            if self.blocks.offset(block) + self.blocks.length(block) > size:
-                block_map.clear(block)
-        try:
-            self._write_file(".map", self._header(), block_map.encode(0, len(block_map)))
-            os.rename(self.path, self._beside(".part"))
-            self._unlink(".sum")
-            self._start_filling(DirectFile(self._beside(".part"), self._fs, create=False), block_map)
-        except OSError as exc:
-            self._fault("cannot be taken back: %s", exc)
-            return False
-        return True
+    def _forget_cut_off(self, filling: Filling) -> None:
+        """The blocks behind the end of the data are missing: somebody cut the file."""
+        lost = [block for block in filling.cut_off() if self.presence[block] != MISSING]
+        for block in lost:
+            self._lose(filling, block)
+        if lost:
+            self._fault("was cut short; %d blocks are fetched again", len(lost))
+        if filling.stamp[0] < self.blocks.size:
+            filling.fit()
 
-    def _header(self) -> MapHeader:
-        return MapHeader(self.identity, len(self.blocks), self.blocks.size)
-
-    def _write_file(self, suffix: str, header: MapHeader, records: bytes) -> None:
-        """Write a whole `.map` or `.sum`: complete under another name first, so that no reader meets a half."""
-        new = self._beside(f"{suffix}-{os.getpid()}")
-        sealed = bool(header.inode)
-        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-        try:
-            os.write(fd, blockmap.encode_header(header, records if sealed else b"") + records)
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        os.rename(new, self._beside(suffix))
+    def _lose(self, filling: Filling, block: int) -> None:
+        self.presence[block] = MISSING
+        self.resident_bytes -= pages(self.blocks.length(block))
+        filling.clear(block)
 
     # ---------------------------------------------------------------- filling
 
     def write(self, first: int, checksums: Sequence[int], buffer: memoryview) -> None:
         """Make the blocks first..first+len(checksums)-1 resident from `buffer` (room for whole pages).
 
-        OSError if the medium refuses (also ENOSPC, EDQUOT), BlockLostError if
-        the file was removed by somebody.
+        OSError if the medium refuses (also ENOSPC, EDQUOT), BlockLostError if the file was removed by somebody.
         """
         end = first + len(checksums)
         offset, length = extent(self.blocks, first, end)
         with self._lock:
-            if self.state is State.SEALED:
+            filling = self._begin_filling()
+            if filling is None:
                 return
-            data = self._ensure_filling()
-        reach("segment.data")
-        data.write(buffer, length, offset)
-        reach("segment.data_written")
+            self._note_changes(filling)
+            filling.writers += 1
+            changes = filling.changes
+        try:
+            try:
+                reach("segment.data")
+                filling.data.write(buffer, length, offset)
+                reach("segment.data_written")
+            finally:
+                with self._lock:
+                    filling.end_write()
+        except OSError as exc:
+            if exc.errno not in GONE:
+                raise
+            raise BlockLostError(f"segment {self.identity} was removed while it was being filled") from exc
         with self._lock:
-            if self._data is not data:
+            if self._filling is not filling:
+                if self.state is State.SEALED:  # by somebody for whom these blocks were resident before
+                    return
                 raise BlockLostError(f"segment {self.identity} was dropped while it was being filled")
-            for block, checksum in enumerate(checksums, first):
-                self._map.set(block, checksum)
-            reach("segment.map")
-            os.pwrite(self._map_fd, self._map.encode(first, end), blockmap.position(first))
+            filling.record(first, checksums)
             for block in range(first, end):
                 if self.presence[block] == MISSING:
                     self.resident_bytes += pages(self.blocks.length(block))
-                self.presence[block] = TRUSTED
+                self.presence[block] = TRUSTED if filling.changes == changes else UNCHECKED
         reach("segment.map_written")
 
-    def _ensure_filling(self) -> DirectFile:
-        if self._data is not None:
-            if os.fstat(self._data.fd).st_nlink:
-                return self._data
-            self._become_absent()
+    def _begin_filling(self) -> Filling | None:
+        """The open files, made if there are none; None if the segment is sealed."""
+        if self._filling is not None and not self._filling.is_in_place():
+            self._begin_again()
+        elif self.state in (State.CLOSED, State.ABSENT):
+            self._look()  # another node may have begun, or sealed it
+        if self.state is State.ABSENT:
+            self._start(Filling.create(self.path, self.blocks, self._fs))
+        return self._filling
+
+    def _begin_again(self) -> None:
+        """The open files are not those of the segment any more: another node sealed them, or somebody removed them."""
+        self._become_absent()
+        self._look()
+        if self.state is not State.SEALED:
             self._fault("was removed while it was being filled")
-        self.path.parent.mkdir(exist_ok=True)
-        # A new inode: whatever an old .part holds, no map vouches for it.
-        self._unlink(".part")
-        block_map = BlockMap(len(self.blocks))
-        self._write_file(".map", self._header(), block_map.encode(0, len(block_map)))
-        data = DirectFile(self._beside(".part"), self._fs, create=True)
-        os.ftruncate(data.fd, self.blocks.size)
-        self._start_filling(data, block_map)
-        return data
+
+    def _note_changes(self, filling: Filling) -> None:
+        """If somebody else changed the data, no block is trusted any more."""
+        if filling.notice_changes():
+            log.info("segment %s was changed by somebody while it was being filled; it is checked again", self.identity)
+            self.presence[:] = self.presence.replace(bytes([TRUSTED]), bytes([UNCHECKED]))
+            self._forget_cut_off(filling)
 
     def seal(self) -> bool:
-        """Give a complete segment its final name.  False if it is not complete (a block may prove bad on the way)."""
-        with self._lock:
-            data = self._data
-            if data is None or not self._check_unchecked(data):
-                return self._sealed_fd >= 0
-            if os.fstat(data.fd).st_size != self.blocks.size:
-                os.ftruncate(data.fd, self.blocks.size)  # whole pages were written past the end
-            reach("segment.seal")
-            os.fsync(data.fd)
-            stat = os.fstat(data.fd)
-            header = blockmap.sealed_header(self._header(), stat.st_ino, stat.st_mtime_ns)
-            self._write_file(".sum", header, self._map.encode(0, len(self._map)))
-            reach("segment.sum_written")
-            try:
-                os.link(self._beside(".part"), self.path)
-            except FileExistsError:
-                log.info("segment %s: another node sealed it first", self.identity)
-            reach("segment.linked")
-            self._unlink(".part", ".map")
-            self._retire()
-            if not self._open_sealed():
-                self._become_absent()
-            return self._sealed_fd >= 0
+        """Give a complete segment its final name; whether it is sealed now.
 
-    def _check_unchecked(self, data: DirectFile) -> bool:
-        blocks = [block for block, state in enumerate(self.presence) if state == UNCHECKED]
-        if not blocks or not self.is_complete:
-            return self.is_complete
+        It is not while a block is missing (one may prove bad on the way), and while another thread writes: that one is
+        to call this again.  OSError if the medium refuses.
+        """
+        with self._lock:
+            filling = self._filling
+            if filling is None or filling.writers or not self.is_complete:
+                return self.state is State.SEALED
+            self._note_changes(filling)
+        try:
+            self._check_unchecked(filling)
+        except BlockLostError:
+            return self.state is State.SEALED
+        with self._lock:
+            if self._filling is filling and not filling.writers and self.presence.count(TRUSTED) == len(self.presence):
+                if not filling.is_in_place():
+                    self._begin_again()
+                elif stamp_of(filling.data.fd) == filling.stamp:
+                    self._give_name(filling)
+            return self.state is State.SEALED
+
+    def _give_name(self, filling: Filling) -> None:
+        filling.fit()  # whole pages were written past the end
+        reach("segment.seal")
+        try:
+            os.fsync(filling.data.fd)
+        except OSError:
+            # Said only once: a second fsync would succeed, whatever was lost.
+            self._unlink(".map", ".part")
+            self._become_absent()
+            raise
+        if not os.path.lexists(self.path):
+            write_sum(self.path, self.blocks, filling.map, filling.stamp)
+        reach("segment.sum_written")
+        try:
+            os.link(beside(self.path, ".part"), self.path)
+        except FileExistsError:
+            log.info("segment %s: another node sealed it first", self.identity)
+        reach("segment.linked")
+        self._unlink(".part", ".map")
+        self._retire()
+        self._look()  # what is trusted now is what the next open would trust
+
+    def _check_unchecked(self, filling: Filling) -> None:
+        first = self.presence.find(UNCHECKED)
+        if first < 0:
+            return
         with (
             mmap.mmap(-1, RUN, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory,
             memoryview(memory) as buffer,
         ):
-            for block in blocks:
-                self._read_checked(data, block, block + 1, buffer)
-        return self.is_complete
+            while first >= 0:
+                end, limit = first + 1, self.blocks.run_limit(first)
+                while end < limit and self.presence[end] == UNCHECKED:
+                    end += 1
+                self._read_checked(filling, first, end, buffer)
+                first = self.presence.find(UNCHECKED, end)
 
     # ---------------------------------------------------------------- reading
 
     def read_sealed(self, offset: int, size: int, *, cached_only: bool = False) -> bytes | bytearray | None:
         """`size` bytes at `offset` of a sealed segment, through the page cache.
 
-        `cached_only`: None instead of waiting for the medium.  BlockLostError if the file is no longer what
-        was sealed.
+        `cached_only`: None instead of waiting for the medium.  BlockLostError if the file is no longer what was sealed.
         """
-        fd = self._sealed_fd
-        stat = os.fstat(fd)
-        if (stat.st_size, stat.st_ino, stat.st_mtime_ns) != self._sealed_stat or not stat.st_nlink:
-            self._sealed_changed()
-            raise BlockLostError(f"segment {self.identity} was changed or removed")
-        if not cached_only:
-            reach("segment.read")
-            got = os.pread(fd, size, offset)
-            if len(got) != size:
-                raise BlockLostError(f"segment {self.identity} ends early")
-            return got
-        buffer = bytearray(size)
+        sealed = self._sealed
+        if sealed is None:
+            raise BlockLostError(f"segment {self.identity} is not sealed any more")
         try:
-            count = os.preadv(fd, [buffer], offset, os.RWF_NOWAIT)
-        except OSError as exc:
-            if exc.errno in (errno.EAGAIN, errno.EOPNOTSUPP):
-                return None
-            raise
-        return buffer if count == size else None
+            return sealed.read_cached(offset, size) if cached_only else sealed.read(offset, size)
+        except SealBrokenError as exc:
+            self._look_again(sealed)
+            raise BlockLostError(f"segment {self.identity}: {exc}") from exc
 
-    def _sealed_changed(self) -> None:
+    def _look_again(self, sealed: SealedFile) -> None:
         with self._lock:
-            if self.state is State.SEALED:
-                self._become_absent()
-                self.state = State.CLOSED
-                self.open()
+            if self._sealed is sealed:
+                self._retire()
+                self._look()
 
     def read_filling(self, first: int, end: int, buffer: memoryview) -> None:
         """The blocks first..end-1 of a segment being filled into `buffer`, each checked against its record.
 
         BlockLostError if one is missing or bad; the bad ones are no longer present then.
         """
-        with self._lock:
-            data = self._data
-            if data is None or MISSING in self.presence[first:end]:
-                raise BlockLostError(f"segment {self.identity} is not being filled any more")
-        self._read_checked(data, first, end, buffer)
+        with self._lock:  # not in the middle of a seal
+            filling = self._filling
+        if filling is None and self.state is State.SEALED:
+            offset, length = extent(self.blocks, first, end)
+            buffer[:length] = self.read_sealed(offset, length) or b""
+            return
+        if filling is None or MISSING in self.presence[first:end]:
+            raise BlockLostError(f"segment {self.identity} is not being filled any more")
+        self._read_checked(filling, first, end, buffer)
         if MISSING in self.presence[first:end]:
             raise BlockLostError(f"segment {self.identity} has a bad block in {first}..{end - 1}")
 
-    def _read_checked(self, data: DirectFile, first: int, end: int, buffer: memoryview) -> None:
+    def _read_checked(self, filling: Filling, first: int, end: int, buffer: memoryview) -> None:
         offset, length = extent(self.blocks, first, end)
+        changes = filling.changes
         reach("segment.read")
-        got = data.read(buffer, length, offset)
+        got = filling.data.read(buffer, length, offset)
         for block in range(first, end):
             at = self.blocks.offset(block) - offset
             stop = at + self.blocks.length(block)
             checksum = crc32c(buffer[at:stop]) if got >= stop else None
             with self._lock:
-                if self._data is not data:
-                    # Sealed in between: the same file, whose blocks were checked.
-                    if self.state is State.SEALED and got >= stop:
+                is_right = checksum is not None and checksum == filling.map.checksum(block)
+                if self._filling is not filling:
+                    if self.state is State.SEALED and is_right:  # sealed in between: the same file
                         continue
                     raise BlockLostError(f"segment {self.identity} was dropped")
-                if checksum is not None and checksum == self._map.checksum(block):
-                    self.presence[block] = self.presence[block] and TRUSTED
-                elif self.presence[block] != MISSING:
-                    self._lose(block)
-
-    def _lose(self, block: int) -> None:
-        self._fault("block %d is not what was written; it is dropped and fetched again", block)
-        self.presence[block] = MISSING
-        self.resident_bytes -= pages(self.blocks.length(block))
-        self._map.clear(block)
-        os.pwrite(self._map_fd, self._map.encode(block, block + 1), blockmap.position(block))
+                if not is_right and self.presence[block] != MISSING:
+                    self._fault("block %d is not what was written; it is dropped and fetched again", block)
+                    self._lose(filling, block)
+                elif self.presence[block] == UNCHECKED and filling.changes == changes:
+                    self.presence[block] = TRUSTED
 
     # ---------------------------------------------------------------- ending
 
     def drop(self) -> None:
-        """Remove the segment from the backing directory."""
+        """Remove the segment from the backing directory; OSError if one of its files cannot be removed."""
         with self._lock:
-            self._unlink("", ".sum", ".map", ".part")
+            for suffix in ("", ".sum", ".map", ".part"):
+                remove(beside(self.path, suffix))
             self._become_absent()
 
     def close(self) -> None:
@@ -351,10 +364,11 @@ class SegmentFile:
 
     def _retire(self) -> None:
         """Put the files aside for `close`: another thread may be reading through them."""
-        if self._data is not None:
-            self._retired.append(self._data.fd)
-        self._retired += [fd for fd in (self._sealed_fd, self._map_fd) if fd >= 0]
-        self._data, self._sealed_fd, self._map_fd = None, -1, -1
+        if self._filling is not None:
+            self._retired += self._filling.fds
+        if self._sealed is not None:
+            self._retired.append(self._sealed.fd)
+        self._filling = self._sealed = None
 
     def _set_presence(self, presence: bytes) -> None:
         self.presence[:] = presence
@@ -363,15 +377,14 @@ class SegmentFile:
         )
 
     def _unlink(self, *suffixes: str) -> None:
+        """Remove what is of no use any more; what stays is waste."""
         for suffix in suffixes:
             try:
-                os.unlink(self._beside(suffix))
+                remove(beside(self.path, suffix))
             except OSError as exc:
-                if exc.errno not in GONE:
-                    log.info("segment %s%s cannot be removed: %s", self.identity, suffix, exc)
+                log.info("segment %s%s cannot be removed: %s", self.identity, suffix, exc)
 
     def _fault(self, what: str, *args: object) -> None:
-        self.faults += 1
         log.warning("segment %s " + what, self.identity, *args)
 
     def check(self) -> None:
@@ -379,7 +392,9 @@ class SegmentFile:
         with self._lock:
             resident = [block for block, state in enumerate(self.presence) if state]
             assert self.resident_bytes == sum(pages(self.blocks.length(block)) for block in resident)
+            assert (self.state is State.SEALED) == (self._sealed is not None)
+            assert (self.state is State.FILLING) == (self._filling is not None)
             assert self.state is not State.SEALED or self.is_complete
-            assert self.state is not State.FILLING or all(
-                self._map.checksum(block) is not None for block in resident
-            )
+            assert self.state is not State.ABSENT or not resident
+            if self._filling is not None:
+                assert all(self._filling.map.checksum(block) is not None for block in resident)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dsfs.model.errors import BackingError, BusyError
+from dsfs.storage.faultpoint import reach
 
 
 @contextmanager
@@ -18,15 +19,21 @@ def state_lock(state_dir: Path) -> Iterator[None]:
     except OSError as exc:
         raise BackingError(f"state directory {state_dir}: {exc.strerror}") from exc
     try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            pid = os.read(fd, 20).decode("ascii", "replace").strip()
-            raise BusyError(
-                f"{state_dir} is in use by another dsfs daemon (pid {pid or 'unknown'})"
-            ) from None
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        _take(fd, state_dir)
         yield
     finally:
         os.close(fd)
+
+
+def _take(fd: int, state_dir: Path) -> None:
+    try:
+        reach("state.lock")
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        reach("state.locked")
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    except BlockingIOError:
+        pid = os.read(fd, 20).decode("ascii", "replace").strip()
+        raise BusyError(f"{state_dir} is in use by another dsfs daemon (pid {pid or 'unknown'})") from None
+    except OSError as exc:
+        raise BackingError(f"state directory {state_dir}: {exc.strerror}") from exc

@@ -1,0 +1,159 @@
+"""The `.part` and `.map` of one segment being filled, and the files of records beside it.
+
+Concurrency: the segment's lock guards everything here but reads and writes of `data`.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from dsfs.model.blocks import BlockTable
+from dsfs.storage import blockmap
+from dsfs.storage.blockmap import BlockMap, DamagedMapError, MapHeader
+from dsfs.storage.faultpoint import reach
+from dsfs.storage.filesystem import GONE, DirectFile, FileSystem, remove, replace_file
+from dsfs.storage.sealed import Stamp, stamp_of
+
+
+def beside(path: Path, suffix: str) -> Path:
+    """The file of the segment at `path` whose name ends in `suffix` ("" for the sealed one)."""
+    return path.with_name(path.name + suffix)
+
+
+def read_records(path: Path, suffix: str, blocks: BlockTable) -> tuple[MapHeader, BlockMap]:
+    """What the `.map` or `.sum` says; DamagedMapError if that is nothing or nonsense."""
+    reach("segment.read_map")
+    try:
+        content = beside(path, suffix).read_bytes()
+    except FileNotFoundError:
+        raise DamagedMapError("there are none") from None
+    return blockmap.decode(content, path.name, len(blocks), blocks.size, sealed=suffix == ".sum")
+
+
+def write_sum(path: Path, blocks: BlockTable, block_map: BlockMap, stamp: Stamp) -> None:
+    """Write the checksums of the file that is about to be sealed, and what fstat says of it."""
+    _, inode, mtime_ns = stamp
+    records = block_map.encode(0, len(block_map))
+    header = MapHeader(path.name, len(blocks), blocks.size, inode, mtime_ns)
+    replace_file(beside(path, ".sum"), blockmap.encode_header(header, records) + records)
+
+
+def write_map(path: Path, blocks: BlockTable, block_map: BlockMap) -> None:
+    """Write a whole map."""
+    header = blockmap.encode_header(MapHeader(path.name, len(blocks), blocks.size))
+    replace_file(beside(path, ".map"), header + block_map.encode(0, len(block_map)))
+
+
+class Filling:
+    """A segment being filled, its files open.
+
+    `stamp`: what fstat said of the data when our last write had ended; `writers`: threads that write data now;
+    `changes`: how often somebody else changed the data.
+    """
+
+    __slots__ = ("_blocks", "_map_fd", "_path", "changes", "data", "map", "stamp", "writers")
+
+    def __init__(self, path: Path, blocks: BlockTable, fs: FileSystem, data: DirectFile, block_map: BlockMap) -> None:
+        """Open the map's file; `data` is closed if that fails."""
+        try:
+            self.stamp = stamp_of(data.fd)
+            reach("segment.open_map")
+            # Records are not aligned, so O_DIRECT only where that is no matter: on NFS, where dirty pages could wait.
+            flags = os.O_RDWR | os.O_CLOEXEC | (os.O_DIRECT if fs.is_nfs else 0)
+            self._map_fd = os.open(beside(path, ".map"), flags)
+        except BaseException:
+            os.close(data.fd)
+            raise
+        self._path = path
+        self._blocks = blocks
+        self.data = data
+        self.map = block_map
+        self.writers = 0
+        self.changes = 0
+
+    @classmethod
+    def create(cls, path: Path, blocks: BlockTable, fs: FileSystem) -> "Filling":
+        """New, empty files."""
+        reach("segment.create")
+        path.parent.mkdir(exist_ok=True)
+        # A new inode: whatever an old .part holds, no map vouches for it.
+        remove(beside(path, ".part"))
+        block_map = BlockMap(len(blocks))
+        write_map(path, blocks, block_map)
+        return cls(path, blocks, fs, DirectFile(beside(path, ".part"), size=blocks.size), block_map)
+
+    @classmethod
+    def open(cls, path: Path, blocks: BlockTable, fs: FileSystem) -> "Filling":
+        """The files that are there; DamagedMapError or FileNotFoundError if they are of no use."""
+        _, block_map = read_records(path, ".map", blocks)
+        return cls(path, blocks, fs, DirectFile(beside(path, ".part")), block_map)
+
+    @classmethod
+    def unseal(cls, path: Path, blocks: BlockTable, fs: FileSystem, block_map: BlockMap) -> "Filling":
+        """Make a sealed file one that is being filled; `block_map` is its checksums."""
+        write_map(path, blocks, block_map)
+        reach("segment.unseal")
+        os.rename(path, beside(path, ".part"))
+        reach("segment.unsealed")
+        remove(beside(path, ".sum"))
+        return cls(path, blocks, fs, DirectFile(beside(path, ".part")), block_map)
+
+    @property
+    def fds(self) -> tuple[int, int]:
+        return self.data.fd, self._map_fd
+
+    def is_in_place(self) -> bool:
+        """Whether the open data file still has its name: nobody removed it, and no other node sealed it."""
+        try:
+            return os.path.samestat(os.stat(beside(self._path, ".part")), os.fstat(self.data.fd))
+        except OSError as exc:
+            if exc.errno in GONE:
+                return False
+            raise
+
+    def notice_changes(self) -> bool:
+        """Whether somebody else changed the data since our last write.
+
+        While our own writes are under way only a cut shows.
+        """
+        now = stamp_of(self.data.fd)
+        if now[0] >= self._blocks.size and (self.writers or now == self.stamp):
+            return False
+        self.changes += 1
+        self.stamp = now
+        return True
+
+    def cut_off(self) -> Iterator[int]:
+        """The blocks that do not lie wholly before the end of the data."""
+        for block in reversed(range(len(self._blocks))):
+            if self._blocks.offset(block) + self._blocks.length(block) <= self.stamp[0]:
+                return
+            yield block
+
+    def record(self, first: int, checksums: Sequence[int]) -> None:
+        """Record that the data of the blocks from `first` on is written."""
+        for block, checksum in enumerate(checksums, first):
+            self.map.set(block, checksum)
+        self._write(first, first + len(checksums))
+
+    def clear(self, block: int) -> None:
+        """Record that the block is not there."""
+        self.map.clear(block)
+        self._write(block, block + 1)
+
+    def _write(self, first: int, end: int) -> None:
+        reach("segment.map")
+        # A record that is cut short says that its block is not there.
+        os.pwrite(self._map_fd, self.map.encode(first, end), blockmap.position(first))
+
+    def fit(self) -> None:
+        """Make the data as long as the segment, if it is not."""
+        if self.stamp[0] != self._blocks.size:
+            self.data.resize(self._blocks.size)
+            self.stamp = stamp_of(self.data.fd)
+
+    def end_write(self) -> None:
+        """One of the threads that write data has ended, well or not."""
+        self.writers -= 1
+        if not self.writers:
+            self.stamp = stamp_of(self.data.fd)

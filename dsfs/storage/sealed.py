@@ -1,0 +1,63 @@
+"""A sealed segment, open: complete and immutable, so read through the page cache, for as long as fstat says so.
+
+Concurrency: blocking calls, safe to use from several threads at once.
+"""
+
+import errno
+import os
+from dataclasses import dataclass
+
+from dsfs.storage.faultpoint import reach
+from dsfs.storage.filesystem import GONE
+
+Stamp = tuple[int, int, int]
+
+
+def stamp_of(fd: int) -> Stamp:
+    """What changes when somebody writes to the file: size in bytes, inode, mtime in ns."""
+    stat = os.fstat(fd)
+    return stat.st_size, stat.st_ino, stat.st_mtime_ns
+
+
+class SealBrokenError(Exception):
+    """The file was changed after it was sealed, or removed."""
+
+
+@dataclass(frozen=True, slots=True)
+class SealedFile:
+    """The open file, and what fstat must say of it."""
+
+    fd: int
+    stamp: Stamp
+
+    def read(self, offset: int, size: int) -> bytes:
+        """`size` bytes at `offset`.  SealBrokenError, or OSError if the medium fails."""
+        try:
+            reach("segment.read")
+            got = os.pread(self.fd, size, offset)
+            self._check()
+        except OSError as exc:
+            if exc.errno in GONE:
+                raise SealBrokenError(exc.strerror) from exc
+            raise
+        if len(got) != size:
+            raise SealBrokenError(f"{len(got)} bytes instead of {size} at {offset}")
+        return got
+
+    def read_cached(self, offset: int, size: int) -> bytearray | None:
+        """The same if the page cache has all of it, else None: never waits for the medium."""
+        got = bytearray(size)
+        try:
+            count = os.preadv(self.fd, [got], offset, os.RWF_NOWAIT)
+        except OSError as exc:
+            if exc.errno in (errno.EAGAIN, errno.EOPNOTSUPP):
+                return None
+            raise
+        self._check()
+        return got if count == size else None
+
+    def _check(self) -> None:
+        """To be asked after a read: a write sets the mtime before it changes a byte."""
+        stat = os.fstat(self.fd)
+        if not stat.st_nlink or (stat.st_size, stat.st_ino, stat.st_mtime_ns) != self.stamp:
+            raise SealBrokenError("it was changed or removed")

@@ -1,0 +1,52 @@
+"""What a crash leaves in the backing directory for ever, unless somebody looks for it: found and removed.
+
+A file that a segment needs is left where it is; what is removed here is neither read nor counted by anybody.
+
+Concurrency: blocking; may run beside fills, whose segments it leaves alone.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+
+from dsfs.storage.backing import BackingDirectory
+from dsfs.storage.filesystem import is_abandoned
+
+log = logging.getLogger(__name__)
+
+
+def tidy(backing: BackingDirectory, is_in_use: Callable[[str], bool] = lambda identity: False) -> int:
+    """Remove what no segment needs, but for segments in use; returns how many files that were."""
+    removed = 0
+    for folder, names in backing.segment_folders():
+        for name in waste_among(names):
+            if not is_in_use(name.partition(".")[0]):
+                try:
+                    os.unlink(folder / name)
+                    removed += 1
+                except OSError as exc:
+                    log.info("%s cannot be removed: %s", name, exc)
+    if removed:
+        log.info("%d files removed that a crash had left", removed)
+    return removed
+
+
+def waste_among(names: frozenset[str]) -> Iterator[str]:
+    """Which of the files of one folder no segment needs."""
+    for name in sorted(names):
+        identity, _, suffix = name.partition(".")
+        part, records, sums = (f"{identity}.{end}" in names for end in ("part", "map", "sum"))
+        is_sealed = identity in names and sums
+        if is_abandoned(name):
+            yield name
+        elif suffix == "part":
+            if is_sealed or not records:
+                yield name
+        elif suffix == "map":
+            if is_sealed or not part:
+                yield name
+        elif suffix == "sum":
+            if identity not in names and not (part and records):
+                yield name
+        elif not suffix and not sums:
+            yield name
