@@ -164,6 +164,7 @@ class Daemon:
     async def serve(self) -> int:
         """Everything from the start of trio to its end."""
         self._stopping, self._hurrying = trio.Event(), trio.Event()
+        self._is_rebuilding = False
         self._notifier = Notifier.from_environment()
         if self.index.was_lost:
             await trio.to_thread.run_sync(recover, self.index, self.backing)
@@ -189,7 +190,8 @@ class Daemon:
         if is_drained:  # else a thread may be inside, and go on with a descriptor that has become another file's
             self.segments.close()
         self.library.close()
-        self.index.close(clean=is_drained)
+        if not self._is_rebuilding:  # else its thread is inside, and the next start rebuilds anew
+            self.index.close(clean=is_drained)
         log.info("stopped")
         return 0
 
@@ -219,7 +221,9 @@ class Daemon:
         def is_in_use(identity: str) -> bool:
             return self.segments.find(identity) is not None
 
+        self._is_rebuilding = True
         await trio.to_thread.run_sync(recover, self.index, self.backing, is_in_use, abandon_on_cancel=True)
+        self._is_rebuilding = False
         await self.filler.recount(self.segments)
 
     # ---------------------------------------------------------------- stopping
@@ -254,7 +258,7 @@ class Daemon:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._cancel_when_hurried, scope)
                 with trio.move_on_after(DRAIN_S):
-                    with trio.move_on_after(REQUESTS_END_S):  # the origin may be silent, and nobody waits for it any more
+                    with trio.move_on_after(REQUESTS_END_S):  # nobody waits any more for an origin that is silent
                         await self.fetcher.wait_idle()
                     await self.filler.wait_idle()
                 await self.filler.flush_index()

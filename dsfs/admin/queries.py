@@ -74,9 +74,9 @@ class Queries:
         """The versions somebody has looked at, and all that have a catalog here."""
         if len(names) > 2:
             raise NotFoundError(f"{'/'.join(names)!r} is neither NAME nor NAME/VERSION")
+        await self.library.meet_catalogued()
         if len(names) == 2:
             return [await self.library.version(await self.library.dataset(names[0]), names[1])]
-        await self.library.meet_catalogued()
         if names:
             await self.library.dataset(names[0])
         return sorted(self.library.versions, key=lambda version: (version.dataset.name, version.name))
@@ -131,15 +131,21 @@ class Queries:
         return await trio.to_thread.run_sync(partial(self._sum_resident, generation))
 
     def _sum_resident(self, generation: Generation) -> int:
-        records = self.index.get_many(identity for identity, _, _ in generation.catalog.segments())
-        taken = sum(record.resident_bytes for record in records if record is not None)
-        total = sum(pages(size) for _, size, _ in generation.catalog.segments())
-        # Packs pad their members to pages: what is resident is told in the bytes of the files, as `bytes` is.
-        return (
-            min(generation.catalog.summary.bytes, taken * generation.catalog.summary.bytes // total)
-            if total
-            else 0
-        )
+        """In a worker thread.  Exact for large objects; packs pad their members to pages, which is taken out evenly."""
+        catalog = generation.catalog
+        packs = {catalog.pack(number).identity for number in range(catalog.summary.packs)}
+        records = self.index.get_many(identity for identity, _, _ in catalog.segments())
+        large_bytes = large_resident = padded_bytes = padded_resident = 0
+        for (identity, size, _), record in zip(catalog.segments(), records, strict=True):
+            taken = record.resident_bytes if record is not None else 0
+            if identity in packs:
+                padded_bytes += pages(size)
+                padded_resident += taken
+            else:
+                large_bytes += size
+                large_resident += min(size, taken)
+        packed_bytes = catalog.summary.bytes - large_bytes
+        return large_resident + (padded_resident * packed_bytes // padded_bytes if padded_bytes else 0)
 
     async def resident_bytes(self) -> dict[str, int]:
         """How much is resident of each version in use, by NAME/VERSION."""

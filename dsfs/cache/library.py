@@ -108,13 +108,12 @@ class Version:
 
     def note_drift(self, obj: ObjectRef) -> None:
         """A fetch found another object than the catalog's."""
-        if obj.key not in self.drifted:
+        if obj.key not in self.drifted and len(self.drifted) < DRIFTED_SHOWN:
+            self.drifted[obj.key] = time.time()
             log.warning(
                 "%s/%s has drifted: %r at the origin is not the catalog's; `dsfs refresh` makes a new generation",
                 self.dataset.name, self.name, obj.key,
             )  # fmt: skip
-            if len(self.drifted) < DRIFTED_SHOWN:
-                self.drifted[obj.key] = time.time()
 
 
 @dataclass(eq=False)
@@ -360,7 +359,8 @@ class Library:
     async def segment_identities(self, version: Version) -> list[str]:
         """Every segment of every generation of the version, also of those no longer in use."""
         await self.generation(version)
-        return await self._run(partial(self._identities, version))
+        # Not given up when cancelled: `close` must not come while a thread reads a catalog.
+        return await trio.to_thread.run_sync(partial(self._identities, version), limiter=self._limiter)
 
     def _identities(self, version: Version) -> list[str]:
         """In a worker thread."""

@@ -83,7 +83,7 @@ class Memory:
             return None
         for other in SLOT_SIZES:
             while self.allocated_bytes + size > self.limit_bytes and self._free[other]:
-                self._free[other].pop()  # unmapped with its last reference
+                self._free[other].pop().discard()
                 self.allocated_bytes -= other
                 self.free_bytes -= other
         self.allocated_bytes += size

@@ -37,6 +37,14 @@ class Slot:
         self.view = memoryview(self._memory)
         self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
 
+    def discard(self) -> None:
+        """Give the memory back to the system now; its content is lost.
+
+        The mapping itself goes with the last reference, which may take long: a dropped run and its pieces refer to each
+        other, and to the slot, until Python's collector comes by.
+        """
+        self._memory.madvise(mmap.MADV_DONTNEED)
+
     def put(self, at: int, chunk: object) -> int:
         """Copy the buffer `chunk` to offset `at`, without the GIL.
 

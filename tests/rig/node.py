@@ -1,7 +1,7 @@
 """A compute node with dsfs: its configuration, its daemon as a child process, its mount.
 
-The daemon runs in the foreground as it does under systemd, and tells through a notification socket that the mount answers.  It is
-ended by its process id, and its mount taken away, whatever happens in between.
+The daemon runs in the foreground as it does under systemd, and tells through a notification socket that the mount
+answers.  It is ended by its process id, and its mount taken away, whatever happens in between.
 """
 
 import json
@@ -23,6 +23,8 @@ END_TIMEOUT_S = 30.0
 MIB = 1024 * 1024
 
 Settings = Mapping[str, Mapping[str, object]]
+# So that a busy machine is not taken for a stalled origin.
+PATIENT: Settings = {"origin": {"stall_timeout": "20s", "timeout": "60s"}}
 
 
 class NodeError(Exception):

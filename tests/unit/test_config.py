@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from dsfs.admin.config_text import markdown_table, to_json, to_toml
-from dsfs.storage.mounts import Mount
 from dsfs.admin.preflight import preflight
 from dsfs.config import Config, from_document, load
 from dsfs.model.errors import ConfigError, NotFoundError
 from dsfs.model.s3url import S3Url
+from dsfs.storage.mounts import Mount
 
 EXAMPLE = """
 mountpoint = "/datasets"

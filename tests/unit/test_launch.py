@@ -15,8 +15,8 @@ import pytest
 from dsfs.admin import launch, unmount
 from dsfs.admin.client import ControlClient
 from dsfs.admin.launch import StartError
-from dsfs.storage.mounts import Mount
 from dsfs.model.errors import BusyError, DaemonUnreachableError, DsfsError, MountpointError
+from dsfs.storage.mounts import Mount
 from tests.rig.wait import wait_until
 
 READY = """

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from dsfs.storage.mounts import Mount, detach, life_of, mount_at, mount_of, mounts
 from dsfs.model.errors import MountpointError
+from dsfs.storage.mounts import Mount, detach, life_of, mount_at, mount_of, mounts
 
 TABLE = rb"""22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda1 rw
 40 22 0:35 / /data\040sets rw,nosuid - fuse.dsfs dsfs rw,user_id=0

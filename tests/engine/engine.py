@@ -1,0 +1,179 @@
+"""The engine of one node over real directories and a fake origin, wired as daemon.py wires it, without a mount."""
+
+import random
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import trio
+
+from dsfs.cache.ahead import Readahead
+from dsfs.cache.drop import Dropper
+from dsfs.cache.fetch import Fetcher
+from dsfs.cache.fill import Filler
+from dsfs.cache.library import Dataset, Library
+from dsfs.cache.memory import Memory
+from dsfs.cache.open import Opener
+from dsfs.cache.pool import Bridge, Pool
+from dsfs.cache.read import OpenFile, Reader
+from dsfs.cache.segments import SegmentTable
+from dsfs.metrics import Metrics
+from dsfs.model.errors import NotFoundError
+from dsfs.storage.backing import BackingDirectory
+from dsfs.storage.generations import GenerationStore
+from dsfs.storage.origin import Origin
+from dsfs.storage.residency import ResidencyIndex
+
+T = TypeVar("T")
+MIB = 1024 * 1024
+DATASET, PREFIX = "photos", "lake/photos/"
+
+
+async def until(condition: Callable[[], T], what: str = "the condition", timeout_s: float = 20) -> T:
+    """Wait for something that threads do, by the real clock, whatever clock trio has."""
+    deadline = time.monotonic() + timeout_s
+    while not (answer := condition()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what} did not come true within {timeout_s:g} s")
+        await trio.to_thread.run_sync(time.sleep, 0.002)
+    return answer
+
+
+@dataclass
+class OneDataset:
+    """A configuration with the dataset `photos`; with `at_home`, known by the origin's listing only."""
+
+    origin: Origin
+    at_home: bool = False
+    configured: list[str] = field(init=False)
+    home: tuple[Origin, str] | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.configured = [] if self.at_home else [DATASET]
+        self.home = (self.origin, PREFIX.partition("/")[0] + "/") if self.at_home else None
+
+    def find(self, name: str) -> Dataset:
+        if name != DATASET:
+            raise NotFoundError(name)
+        return Dataset(name, self.origin, PREFIX, 0, 0, 0o444, 0o555)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What tests vary of an engine; the rest is as in the daemon."""
+
+    memory_bytes: int = 64 * MIB
+    connections: int = 8
+    timeout_s: float = 20
+    backing_threads: int = 4
+    limit_bytes: int = 1 << 40
+    names_ttl_s: float = 10
+    list_timeout_s: float = 20
+    inline: bool = True
+    readahead: bool = True
+    at_home: bool = False
+
+
+class Engine:
+    """Readers' side: `open` and `read`; everything it is made of can be looked at."""
+
+    def __init__(self, directory: Path, origin: Origin, settings: Settings, services: trio.Nursery) -> None:
+        self.origin = origin
+        self.settings = settings
+        state = directory / "state"
+        state.mkdir(parents=True, exist_ok=True)
+        self.metrics = Metrics()
+        self.backing = BackingDirectory(directory / "backing", settings.limit_bytes, lambda size: 0)
+        self.index = ResidencyIndex(state / "residency.mdb")
+        self.backing.used_bytes = self.index.total_bytes()
+        bridge = Bridge()
+        self.origin_pool = Pool("origin", settings.connections, bridge)
+        self.backing_pool = Pool("backing", settings.backing_threads, bridge)
+        self.memory = Memory(settings.memory_bytes, lambda run: run.segment.forget(run))
+        self.filler = Filler(self.memory, self.backing_pool, bridge, self.backing, self.index, self.metrics)
+        self.segments = SegmentTable(self.backing, self.backing_pool, self.filler)
+        self.fetcher = Fetcher(
+            self.memory, self.origin_pool, bridge, self.filler, services, self.metrics, settings.timeout_s,
+            random.Random(0),
+        )  # fmt: skip
+        self.readahead = Readahead(self.fetcher, self.segments, self.origin_pool, settings.connections)
+        self.library = Library(
+            GenerationStore(state / "catalogs", self.backing.generations), state / "listing",
+            OneDataset(origin, settings.at_home), services, settings.names_ttl_s, settings.list_timeout_s,
+        )  # fmt: skip
+        self.opener = Opener(self.segments, self.index)
+        self.reader = Reader(
+            self.fetcher, self.filler, self.readahead, self.memory, self.backing_pool, self.metrics,
+            inline=settings.inline,
+        )  # fmt: skip
+        self.dropper = Dropper(
+            self.library, self.segments, self.filler, self.memory, self.backing, self.index, self.backing_pool,
+            self.metrics,
+        )  # fmt: skip
+
+    async def open(self, path: str) -> OpenFile:
+        """The file at VERSION/PATH."""
+        version_name, _, inner = path.partition("/")
+        version = await self.library.version(await self.library.dataset(DATASET), version_name)
+        generation = await self.library.generation(version)
+        return await self.opener.open(generation, generation.catalog.resolve(inner))
+
+    async def read(self, file: OpenFile, offset: int = 0, size: int | None = None) -> bytes:
+        """The bytes, copied as the kernel copies a reply."""
+        return bytes(await self.reader.read(file, offset, file.size if size is None else size))
+
+    async def read_path(self, path: str, step: int = MIB) -> bytes:
+        """The whole file, read in order, opened and released."""
+        file = await self.open(path)
+        try:
+            parts = [await self.read(file, offset, step) for offset in range(0, file.size, step)]
+        finally:
+            self.opener.release(file)
+        return b"".join(parts)
+
+    async def drop(self, version_name: str) -> tuple[int, int]:
+        version = await self.library.version(await self.library.dataset(DATASET), version_name)
+        return await self.dropper.drop(version)
+
+    async def settle(self) -> None:
+        """Wait until nothing is on its way; then look whether all accounts agree."""
+        await self.fetcher.wait_idle()
+        await self.filler.wait_idle()
+        await self.filler.flush_index()
+        self.check()
+        assert self.index.total_bytes() == self.backing.used_bytes
+
+    def check(self) -> None:
+        """Assert all invariants that hold between any two steps."""
+        self.memory.check()
+        self.segments.check()
+
+
+@asynccontextmanager
+async def running(directory: Path, origin: Origin, settings: Settings | None = None) -> AsyncIterator[Engine]:
+    """An engine with its services.  At the end what is on its way is waited for, and the accounts are looked at."""
+    settings = settings or Settings()
+    async with trio.open_nursery() as services:
+        engine = Engine(directory, origin, settings, services)
+        try:
+            services.start_soon(engine.filler.keep_index)
+            if settings.readahead:
+                services.start_soon(engine.readahead.serve)
+            yield engine
+            engine.readahead.stop()
+            with trio.fail_after(20):
+                await engine.settle()
+        finally:
+            origin.close()
+            with trio.move_on_after(5, shield=True):  # after a failure: no thread may be inside what is closed now
+                await engine.fetcher.wait_idle()
+                await engine.filler.wait_idle()
+            engine.origin_pool.close()
+            engine.backing_pool.close()
+            services.cancel_scope.cancel()
+            engine.segments.close()
+            engine.library.close()
+            engine.index.close()

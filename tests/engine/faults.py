@@ -1,0 +1,40 @@
+"""Faults of the backing directory, at the named points of dsfs.storage."""
+
+import os
+import threading
+
+import pytest
+
+from dsfs.storage import faultpoint
+from tests.engine.fake_origin import GATE_TIMEOUT_S, Gate
+
+
+class Faults:
+    """Lets operations fail or wait at their points for as long as the test runs."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._lock = threading.Lock()
+        self._errors: dict[str, tuple[int, int]] = {}
+        self._gates: dict[str, Gate] = {}
+        monkeypatch.setattr(faultpoint, "hook", self._reach)
+
+    def fail(self, point: str, number: int, times: int = 1) -> None:
+        """The operation at `point` fails so often with this errno."""
+        with self._lock:
+            self._errors[point] = (number, times)
+
+    def hold(self, point: str) -> Gate:
+        """Whoever comes to `point` waits until the gate is opened."""
+        gate = self._gates[point] = Gate()
+        return gate
+
+    def _reach(self, point: str) -> None:
+        with self._lock:
+            number, times = self._errors.get(point, (0, 0))
+            if times:
+                self._errors[point] = (number, times - 1)
+        if times:
+            raise OSError(number, os.strerror(number))
+        if (gate := self._gates.get(point)) is not None:
+            gate.reached.set()
+            gate.opened.wait(GATE_TIMEOUT_S)

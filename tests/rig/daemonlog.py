@@ -1,0 +1,23 @@
+"""What a daemon's log may hold: its lines, judged as the tests' own log records are."""
+
+import re
+from collections.abc import Iterable
+
+LOG_LINE = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z ((\w+) .*)")
+HARMLESS = ("DEBUG", "INFO")
+# The rig's backing directory is a local one.
+USUAL = re.compile(r"\[backing\] path: .* not on a network file system|state_dir: .* is on tmpfs")
+
+
+def unexpected_lines(log: str, expected: Iterable[str] = ()) -> list[str]:
+    """Lines at WARNING or above, or that are no log lines at all, which none of the regular expressions matches."""
+    patterns = [re.compile(regex) for regex in expected]
+    found = []
+    for line in log.splitlines():
+        match = LOG_LINE.fullmatch(line)
+        text = match[1] if match else line
+        if match and match[2] in HARMLESS:
+            continue
+        if not USUAL.search(text) and not any(pattern.search(text) for pattern in patterns):
+            found.append(line)
+    return found
