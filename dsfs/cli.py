@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _open_standard_streams() -> None:
-    """Make /dev/null of those that are closed: the next file opened would take their numbers and get what is printed."""
+    """Make /dev/null of those that are closed: the next file opened would take their number and get what is printed."""
     for fd, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         if getattr(sys, name) is None:
             null = os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is fd, if it is closed

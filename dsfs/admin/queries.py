@@ -42,6 +42,7 @@ class Queries:
     datasets: Datasets
     mountpoint: Path
     config_path: Path
+    memory_limit_bytes: int
     state: str = "running"
     started_s: float = 0.0
 
@@ -66,7 +67,7 @@ class Queries:
             },
             "origins": [_origin(origin) for origin in self.datasets.origins],
             "backing": await trio.to_thread.run_sync(self._backing),
-            "memory": {"limit_bytes": self.memory.limit_bytes, "used_bytes": self.memory.used_bytes},
+            "memory": {"limit_bytes": self.memory_limit_bytes, "used_bytes": self.memory.used_bytes},
             "versions": [await self._version(version) for version in versions],
         }
 

@@ -22,8 +22,9 @@ from dsfs.cache.pool import Pool
 from dsfs.cache.runs import ActiveSegment, Run
 from dsfs.metrics import Metrics
 from dsfs.model.blocks import BLOCK, RUN, UniformBlocks, extent
+from dsfs.model.errors import BlockLostError
 from dsfs.model.readahead import Stream
-from dsfs.storage.segment import BlockLostError, State
+from dsfs.storage.segment import State
 
 log = logging.getLogger(__name__)
 

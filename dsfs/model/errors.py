@@ -57,6 +57,10 @@ class BackingError(DsfsError):
     """The backing directory cannot be used (unknown format, wrong owner, not a directory)."""
 
 
+class BlockLostError(BackingError):
+    """A block that was thought resident is not there, or not what was written: a miss, never an error to a reader."""
+
+
 class NoRoomError(BackingError):
     """No room in the backing directory: limit, floor, ENOSPC or EDQUOT.  Never reaches a reader."""
 

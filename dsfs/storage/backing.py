@@ -61,6 +61,8 @@ class BackingDirectory:
         self._clock = clock
         self._lock = threading.Lock()
         self._reserved_bytes = 0
+        self._refused_bytes = 1  # what `why_not_filling` asks for: the least that would be refused again
+        self._is_full = False
         self._pause = Pause()
         self._statvfs: Statvfs | None = None
         self._prepare()
@@ -101,8 +103,8 @@ class BackingDirectory:
             new.write_text(json.dumps({"format": FORMAT, "cluster": uuid.uuid4().hex, "fan_out": 256}) + "\n")
             reach("backing.mark_written")
             os.link(new, mark)
-        except FileExistsError:
-            pass  # another node was first: its mark holds
+        except (FileExistsError, FileNotFoundError):
+            pass  # another node was first, and may have tidied up: its mark holds
         finally:
             new.unlink(missing_ok=True)
 
@@ -161,7 +163,10 @@ class BackingDirectory:
             raise NoRoomError(f"backing directory not usable: {exc.strerror}") from exc
         with self._lock:
             if reason := self._refusal(length, self._statvfs or measured):
+                self._refused_bytes = length
                 raise NoRoomError(reason)
+            if length >= self._refused_bytes:
+                self._refused_bytes = 1
             self._reserved_bytes += length
 
     def _refusal(self, length: int, measured: Statvfs) -> str:
@@ -183,6 +188,8 @@ class BackingDirectory:
             self.used_bytes = max(0, self.used_bytes + difference)
             if difference < 0 or self._statvfs is None:
                 self._statvfs = None
+                if difference < 0 and self._is_full:
+                    self._pause.until_s = 0.0  # there is room again: try at once
             else:
                 self._statvfs = replace(self._statvfs, free=self._statvfs.free - difference)
 
@@ -191,6 +198,7 @@ class BackingDirectory:
         what = "no room" if exc.errno in NO_ROOM else "not usable"
         with self._lock:
             self._statvfs = None
+            self._is_full = exc.errno in NO_ROOM
             self._pause.fail(f"backing directory {what}: {exc.strerror}", self._clock())
 
     def succeeded(self) -> None:
@@ -208,7 +216,7 @@ class BackingDirectory:
         except OSError as exc:
             return f"backing directory not usable: {exc.strerror}"
         with self._lock:
-            return self._pause.reason or self._refusal(1, measured)
+            return self._pause.reason or self._refusal(self._refused_bytes, measured)
 
     def space(self) -> tuple[int, int, int]:
         """(total, free, floor) in bytes; OSError if the directory is gone.  Waits for the file system."""
@@ -232,7 +240,7 @@ class BackingDirectory:
 
 def _is_neutral(name: str) -> bool:
     """Whether a directory with such a file still counts as empty."""
-    return name.startswith(".") or name == "lost+found" or is_abandoned(name)
+    return name.startswith(".") or name == "lost+found" or ".new-" in name
 
 
 def _scan(folder: Path) -> Iterator[os.DirEntry[str]]:

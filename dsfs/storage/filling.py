@@ -4,7 +4,9 @@ Concurrency: the segment's lock guards everything here but reads and writes of `
 """
 
 import os
+import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from dsfs.model.blocks import BlockTable
@@ -12,6 +14,7 @@ from dsfs.storage import blockmap
 from dsfs.storage.blockmap import BlockMap, DamagedMapError, MapHeader
 from dsfs.storage.faultpoint import reach
 from dsfs.storage.filesystem import GONE, DirectFile, FileSystem, remove, replace_file
+from dsfs.storage.openfiles import OpenFiles
 from dsfs.storage.sealed import Stamp, stamp_of
 
 
@@ -44,63 +47,72 @@ def write_map(path: Path, blocks: BlockTable, block_map: BlockMap) -> None:
     replace_file(beside(path, ".map"), header + block_map.encode(0, len(block_map)))
 
 
-class Filling:
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a segment lies (the path of its sealed file), its blocks, its lock."""
+
+    path: Path
+    blocks: BlockTable
+    fs: FileSystem
+    lock: threading.RLock
+
+
+class Filling(OpenFiles):
     """A segment being filled, its files open.
 
-    `stamp`: what fstat said of the data when our last write had ended; `writers`: threads that write data now;
+    `stamp`: what fstat said of the data when our last write had ended; `writers`: threads inside that write;
     `changes`: how often somebody else changed the data.
     """
 
-    __slots__ = ("_blocks", "_map_fd", "_path", "changes", "data", "map", "stamp", "writers")
-
-    def __init__(self, path: Path, blocks: BlockTable, fs: FileSystem, data: DirectFile, block_map: BlockMap) -> None:
+    def __init__(self, place: Place, data: DirectFile, block_map: BlockMap) -> None:
         """Open the map's file; `data` is closed if that fails."""
+        super().__init__(place.lock)
         try:
             self.stamp = stamp_of(data.fd)
             reach("segment.open_map")
             # Records are not aligned, so O_DIRECT only where that is no matter: on NFS, where dirty pages could wait.
-            flags = os.O_RDWR | os.O_CLOEXEC | (os.O_DIRECT if fs.is_nfs else 0)
-            self._map_fd = os.open(beside(path, ".map"), flags)
+            flags = os.O_RDWR | os.O_CLOEXEC | (os.O_DIRECT if place.fs.is_nfs else 0)
+            self._map_fd = os.open(beside(place.path, ".map"), flags)
         except BaseException:
             os.close(data.fd)
             raise
-        self._path = path
-        self._blocks = blocks
+        self._path = place.path
+        self._blocks = place.blocks
         self.data = data
         self.map = block_map
         self.writers = 0
         self.changes = 0
 
     @classmethod
-    def create(cls, path: Path, blocks: BlockTable, fs: FileSystem) -> "Filling":
+    def create(cls, place: Place) -> "Filling":
         """New, empty files."""
         reach("segment.create")
-        path.parent.mkdir(exist_ok=True)
+        place.path.parent.mkdir(exist_ok=True)
         # A new inode: whatever an old .part holds, no map vouches for it.
-        remove(beside(path, ".part"))
-        block_map = BlockMap(len(blocks))
-        write_map(path, blocks, block_map)
-        return cls(path, blocks, fs, DirectFile(beside(path, ".part"), size=blocks.size), block_map)
+        remove(beside(place.path, ".part"))
+        block_map = BlockMap(len(place.blocks))
+        write_map(place.path, place.blocks, block_map)
+        return cls(place, DirectFile(beside(place.path, ".part"), size=place.blocks.size), block_map)
 
     @classmethod
-    def open(cls, path: Path, blocks: BlockTable, fs: FileSystem) -> "Filling":
+    def open(cls, place: Place) -> "Filling":
         """The files that are there; DamagedMapError or FileNotFoundError if they are of no use."""
-        _, block_map = read_records(path, ".map", blocks)
-        return cls(path, blocks, fs, DirectFile(beside(path, ".part")), block_map)
+        _, block_map = read_records(place.path, ".map", place.blocks)
+        return cls(place, DirectFile(beside(place.path, ".part")), block_map)
 
     @classmethod
-    def unseal(cls, path: Path, blocks: BlockTable, fs: FileSystem, block_map: BlockMap) -> "Filling":
+    def unseal(cls, place: Place, block_map: BlockMap) -> "Filling":
         """Make a sealed file one that is being filled; `block_map` is its checksums."""
-        write_map(path, blocks, block_map)
+        write_map(place.path, place.blocks, block_map)
         reach("segment.unseal")
-        os.rename(path, beside(path, ".part"))
+        os.rename(place.path, beside(place.path, ".part"))
         reach("segment.unsealed")
-        remove(beside(path, ".sum"))
-        return cls(path, blocks, fs, DirectFile(beside(path, ".part")), block_map)
+        remove(beside(place.path, ".sum"))
+        return cls(place, DirectFile(beside(place.path, ".part")), block_map)
 
-    @property
-    def fds(self) -> tuple[int, int]:
-        return self.data.fd, self._map_fd
+    def close(self) -> None:
+        os.close(self.data.fd)
+        os.close(self._map_fd)
 
     def is_in_place(self) -> bool:
         """Whether the open data file still has its name: nobody removed it, and no other node sealed it."""

@@ -7,7 +7,7 @@ It answers `status` and `ls` without opening segments, and gives the sum that th
 about a block is its record in the segment's map.  The index is written after it, in batches, so it may lag and is never
 ahead: a crash costs the newest batch, and a start that finds it not closed has it rebuilt from the maps (rebuild.py).
 
-Concurrency: blocking calls; one thread writes at a time and any number read, but while the map grows nobody does.
+Concurrency: blocking calls; one thread writes at a time and any number read.
 """
 
 import contextlib
@@ -29,7 +29,8 @@ from dsfs.storage.filesystem import remove, replace_file
 log = logging.getLogger(__name__)
 
 FORMAT = b"dsfs residency 1"
-FIRST_MAP_SIZE = 64 * 1024 * 1024
+# Only address space: the file is as large as its records.  A map that is full cannot be moved while somebody reads.
+MAP_SIZE = 64 * 1024**3
 KEY_SIZE = 20  # bytes of an identity
 RUNNING, CLOSED = "running ", "closed "
 _RECORD = struct.Struct("<?QII")
@@ -72,8 +73,6 @@ class ResidencyIndex:
         """BackingError if the local disk does not take an index."""
         self._path = path
         self._mark = path.with_name(path.name + ".state")
-        self._readers = 0
-        self._readers_changed = threading.Condition()
         self._write_lock = threading.Lock()
         self._written_since: set[bytes] | None = None
         self._is_behind = False
@@ -117,7 +116,7 @@ class ResidencyIndex:
 
     def _open(self) -> lmdb.Environment:
         reach("index.open")
-        size = max(FIRST_MAP_SIZE, 2 * self._path.stat().st_size if self._path.exists() else 0)
+        size = max(MAP_SIZE, 2 * self._path.stat().st_size if self._path.exists() else 0)
         # Not durable on purpose: after a loss of power the index is rebuilt.
         env = lmdb.open(str(self._path), subdir=False, map_size=size, sync=False, metasync=False, max_dbs=0)
         try:
@@ -174,37 +173,25 @@ class ResidencyIndex:
     # ---------------------------------------------------------------- reading
 
     def get(self, identity: str) -> SegmentRecord | None:
-        with self._reading() as txn:
+        with self._env.begin() as txn:
             value = txn.get(bytes.fromhex(identity))
         return None if value is None else _decode(identity, value)
 
     def get_many(self, identities: Iterable[str]) -> Iterator[SegmentRecord | None]:
         """One record, or None, for each identity, in order, from one snapshot."""
-        with self._reading() as txn:
+        with self._env.begin() as txn:
             for identity in identities:
                 value = txn.get(bytes.fromhex(identity))
                 yield None if value is None else _decode(identity, value)
 
     def total_bytes(self) -> int:
         """Bytes of all resident segments together."""
-        with self._reading() as txn:
+        with self._env.begin() as txn:
             return sum(_RECORD.unpack_from(value)[1] for key, value in txn.cursor() if len(key) == KEY_SIZE)
 
     def identities(self) -> list[str]:
-        with self._reading() as txn:
+        with self._env.begin() as txn:
             return [key.hex() for key in txn.cursor().iternext(values=False) if len(key) == KEY_SIZE]
-
-    @contextlib.contextmanager
-    def _reading(self) -> Iterator["lmdb.Transaction[bytes]"]:
-        with self._readers_changed:
-            self._readers += 1
-        try:
-            with self._env.begin() as txn:
-                yield txn
-        finally:
-            with self._readers_changed:
-                self._readers -= 1
-                self._readers_changed.notify_all()
 
     # ---------------------------------------------------------------- writing
 
@@ -244,25 +231,14 @@ class ResidencyIndex:
             log.warning("the residency index cannot be written, it is rebuilt at the next start: %s", exc)
 
     def _transact(self, pairs: list[tuple[bytes, bytes | None]]) -> None:
-        while True:
-            try:
-                reach("index.write")
-                with self._env.begin(write=True) as txn:
-                    for key, value in pairs:
-                        if value is None:
-                            txn.delete(key)
-                        else:
-                            txn.put(key, value)
-                reach("index.written")
-                return
-            except lmdb.MapFullError:
-                self._grow()
-
-    def _grow(self) -> None:
-        with self._readers_changed:
-            # Moving the map takes the pages away from under whoever reads.
-            self._readers_changed.wait_for(lambda: not self._readers)
-            self._env.set_mapsize(2 * self._env.info()["map_size"])
+        reach("index.write")
+        with self._env.begin(write=True) as txn:
+            for key, value in pairs:
+                if value is None:
+                    txn.delete(key)
+                else:
+                    txn.put(key, value)
+        reach("index.written")
 
 
 class _DamagedError(Exception):

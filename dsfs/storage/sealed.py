@@ -5,10 +5,11 @@ Concurrency: blocking calls, safe to use from several threads at once.
 
 import errno
 import os
-from dataclasses import dataclass
+import threading
 
 from dsfs.storage.faultpoint import reach
 from dsfs.storage.filesystem import GONE
+from dsfs.storage.openfiles import OpenFiles
 
 Stamp = tuple[int, int, int]
 
@@ -23,12 +24,16 @@ class SealBrokenError(Exception):
     """The file was changed after it was sealed, or removed."""
 
 
-@dataclass(frozen=True, slots=True)
-class SealedFile:
+class SealedFile(OpenFiles):
     """The open file, and what fstat must say of it."""
 
-    fd: int
-    stamp: Stamp
+    def __init__(self, lock: threading.RLock, fd: int, stamp: Stamp) -> None:
+        super().__init__(lock)
+        self.fd = fd
+        self.stamp = stamp
+
+    def close(self) -> None:
+        os.close(self.fd)
 
     def read(self, offset: int, size: int) -> bytes:
         """`size` bytes at `offset`.  SealBrokenError, or OSError if the medium fails."""

@@ -19,17 +19,18 @@ import mmap
 import os
 import threading
 from collections.abc import Sequence
+from contextlib import ExitStack
 from enum import Enum
 from pathlib import Path
 
 from crc32c import crc32c
 
 from dsfs.model.blocks import RUN, BlockTable, extent, pages
-from dsfs.model.errors import BackingError
+from dsfs.model.errors import BlockLostError
 from dsfs.storage.blockmap import DamagedMapError
 from dsfs.storage.faultpoint import reach
 from dsfs.storage.filesystem import GONE, FileSystem, remove
-from dsfs.storage.filling import Filling, beside, read_records, write_sum
+from dsfs.storage.filling import Filling, Place, beside, read_records, write_sum
 from dsfs.storage.sealed import SealBrokenError, SealedFile, stamp_of
 
 log = logging.getLogger(__name__)
@@ -42,10 +43,6 @@ class State(Enum):
     ABSENT = "absent"
     FILLING = "filling"
     SEALED = "sealed"
-
-
-class BlockLostError(BackingError):
-    """A block that was thought resident is not there, or not what was written: a miss, never an error to a reader."""
 
 
 class SegmentFile:
@@ -62,11 +59,10 @@ class SegmentFile:
         self.presence = bytearray(len(blocks))
         self.resident_bytes = 0
         self.state = State.CLOSED
-        self._fs = fs
         self._lock = threading.RLock()
+        self._place = Place(path, blocks, fs, self._lock)
         self._filling: Filling | None = None
         self._sealed: SealedFile | None = None
-        self._retired: list[int] = []
 
     @property
     def resident_blocks(self) -> int:
@@ -105,13 +101,13 @@ class SegmentFile:
             header, block_map = read_records(self.path, ".sum", self.blocks)
             if os.fstat(fd).st_nlink > 1:  # a crash between link and unlink left the old names
                 self._unlink(".part", ".map")
-            sealed = SealedFile(fd, (self.blocks.size, header.inode, header.mtime_ns))
+            sealed = SealedFile(self._lock, fd, (self.blocks.size, header.inode, header.mtime_ns))
             if stamp_of(fd) == sealed.stamp:
                 self._sealed, self.state = sealed, State.SEALED
                 self._set_presence(bytes([TRUSTED]) * len(self.blocks))
             else:  # by somebody; the blocks that its checksums still vouch for are kept
                 self._fault("was changed after it was sealed; every block is checked before it is used again")
-                self._start(Filling.unseal(self.path, self.blocks, self._fs, block_map))
+                self._start(Filling.unseal(self._place, block_map))
             return True
         except DamagedMapError as exc:
             self._fault("has no usable checksums and is dropped: %s", exc)
@@ -125,7 +121,7 @@ class SegmentFile:
         if not os.path.lexists(beside(self.path, ".map")):
             return False  # a .part alone is waste: nothing vouches for it
         try:
-            self._start(Filling.open(self.path, self.blocks, self._fs))
+            self._start(Filling.open(self._place))
         except FileNotFoundError:
             log.info("segment %s has a map but no data", self.identity)
         except DamagedMapError as exc:
@@ -165,36 +161,41 @@ class SegmentFile:
         """
         end = first + len(checksums)
         offset, length = extent(self.blocks, first, end)
-        with self._lock:
-            filling = self._begin_filling()
-            if filling is None:
-                return
-            self._note_changes(filling)
-            filling.writers += 1
-            changes = filling.changes
-        try:
+        with ExitStack() as inside:
+            with self._lock:
+                filling = self._begin_filling()
+                if filling is None:
+                    return
+                self._note_changes(filling)
+                inside.enter_context(filling.inside())
+                filling.writers += 1
+                changes = filling.changes
             try:
-                reach("segment.data")
-                filling.data.write(buffer, length, offset)
-                reach("segment.data_written")
+                self._write_data(filling, buffer, length, offset)
             finally:
                 with self._lock:
                     filling.end_write()
+            with self._lock:
+                if self._filling is not filling:
+                    if self.state is State.SEALED:  # by somebody for whom these blocks were resident before
+                        return
+                    raise BlockLostError(f"segment {self.identity} was dropped while it was being filled")
+                filling.record(first, checksums)
+                for block in range(first, end):
+                    if self.presence[block] == MISSING:
+                        self.resident_bytes += pages(self.blocks.length(block))
+                    self.presence[block] = TRUSTED if filling.changes == changes else UNCHECKED
+        reach("segment.map_written")
+
+    def _write_data(self, filling: Filling, buffer: memoryview, length: int, offset: int) -> None:
+        reach("segment.data")
+        try:
+            filling.data.write(buffer, length, offset)
         except OSError as exc:
             if exc.errno not in GONE:
                 raise
             raise BlockLostError(f"segment {self.identity} was removed while it was being filled") from exc
-        with self._lock:
-            if self._filling is not filling:
-                if self.state is State.SEALED:  # by somebody for whom these blocks were resident before
-                    return
-                raise BlockLostError(f"segment {self.identity} was dropped while it was being filled")
-            filling.record(first, checksums)
-            for block in range(first, end):
-                if self.presence[block] == MISSING:
-                    self.resident_bytes += pages(self.blocks.length(block))
-                self.presence[block] = TRUSTED if filling.changes == changes else UNCHECKED
-        reach("segment.map_written")
+        reach("segment.data_written")
 
     def _begin_filling(self) -> Filling | None:
         """The open files, made if there are none; None if the segment is sealed."""
@@ -203,7 +204,7 @@ class SegmentFile:
         elif self.state in (State.CLOSED, State.ABSENT):
             self._look()  # another node may have begun, or sealed it
         if self.state is State.ABSENT:
-            self._start(Filling.create(self.path, self.blocks, self._fs))
+            self._start(Filling.create(self._place))
         return self._filling
 
     def _begin_again(self) -> None:
@@ -261,24 +262,22 @@ class SegmentFile:
         except FileExistsError:
             log.info("segment %s: another node sealed it first", self.identity)
         reach("segment.linked")
-        self._unlink(".part", ".map")
         self._retire()
+        self._unlink(".part", ".map")
         self._look()  # what is trusted now is what the next open would trust
 
     def _check_unchecked(self, filling: Filling) -> None:
         first = self.presence.find(UNCHECKED)
         if first < 0:
             return
-        with (
-            mmap.mmap(-1, RUN, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory,
-            memoryview(memory) as buffer,
-        ):
-            while first >= 0:
-                end, limit = first + 1, self.blocks.run_limit(first)
-                while end < limit and self.presence[end] == UNCHECKED:
-                    end += 1
-                self._read_checked(filling, first, end, buffer)
-                first = self.presence.find(UNCHECKED, end)
+        # Not closed by us: the traceback of an error holds slices of it, and close would raise BufferError instead.
+        buffer = memoryview(mmap.mmap(-1, RUN, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+        while first >= 0:
+            end, limit = first + 1, self.blocks.run_limit(first)
+            while end < limit and self.presence[end] == UNCHECKED:
+                end += 1
+            self._read_checked(filling, first, end, buffer)
+            first = self.presence.find(UNCHECKED, end)
 
     # ---------------------------------------------------------------- reading
 
@@ -291,7 +290,8 @@ class SegmentFile:
         if sealed is None:
             raise BlockLostError(f"segment {self.identity} is not sealed any more")
         try:
-            return sealed.read_cached(offset, size) if cached_only else sealed.read(offset, size)
+            with sealed.inside():
+                return sealed.read_cached(offset, size) if cached_only else sealed.read(offset, size)
         except SealBrokenError as exc:
             self._look_again(sealed)
             raise BlockLostError(f"segment {self.identity}: {exc}") from exc
@@ -309,21 +309,22 @@ class SegmentFile:
         """
         with self._lock:  # not in the middle of a seal
             filling = self._filling
-        if filling is None and self.state is State.SEALED:
-            offset, length = extent(self.blocks, first, end)
-            buffer[:length] = self.read_sealed(offset, length) or b""
-            return
-        if filling is None or MISSING in self.presence[first:end]:
-            raise BlockLostError(f"segment {self.identity} is not being filled any more")
-        self._read_checked(filling, first, end, buffer)
-        if MISSING in self.presence[first:end]:
-            raise BlockLostError(f"segment {self.identity} has a bad block in {first}..{end - 1}")
+        if filling is not None and MISSING not in self.presence[first:end]:
+            try:
+                self._read_checked(filling, first, end, buffer)
+                return
+            except BlockLostError:
+                if self.state is not State.SEALED:  # not sealed meanwhile
+                    raise
+        offset, length = extent(self.blocks, first, end)
+        buffer[:length] = self.read_sealed(offset, length) or b""
 
     def _read_checked(self, filling: Filling, first: int, end: int, buffer: memoryview) -> None:
         offset, length = extent(self.blocks, first, end)
         changes = filling.changes
         reach("segment.read")
-        got = filling.data.read(buffer, length, offset)
+        with filling.inside():
+            got = filling.data.read(buffer, length, offset)
         for block in range(first, end):
             at = self.blocks.offset(block) - offset
             stop = at + self.blocks.length(block)
@@ -339,6 +340,8 @@ class SegmentFile:
                     self._lose(filling, block)
                 elif self.presence[block] == UNCHECKED and filling.changes == changes:
                     self.presence[block] = TRUSTED
+        if MISSING in self.presence[first:end]:
+            raise BlockLostError(f"segment {self.identity} has a bad block in {first}..{end - 1}")
 
     # ---------------------------------------------------------------- ending
 
@@ -353,8 +356,6 @@ class SegmentFile:
         """Close the files.  The caller knows that no other method runs."""
         with self._lock:
             self._retire()
-            while self._retired:
-                os.close(self._retired.pop())
             self.state = State.CLOSED
 
     def _become_absent(self) -> None:
@@ -363,11 +364,10 @@ class SegmentFile:
         self.state = State.ABSENT
 
     def _retire(self) -> None:
-        """Put the files aside for `close`: another thread may be reading through them."""
-        if self._filling is not None:
-            self._retired += self._filling.fds
-        if self._sealed is not None:
-            self._retired.append(self._sealed.fd)
+        """Nobody may read or write through the open files any more."""
+        for files in (self._filling, self._sealed):
+            if files is not None:
+                files.retire()
         self._filling = self._sealed = None
 
     def _set_presence(self, presence: bytes) -> None:

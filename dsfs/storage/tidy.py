@@ -8,6 +8,7 @@ Concurrency: blocking; may run beside fills, whose segments it leaves alone.
 import logging
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from dsfs.storage.backing import BackingDirectory
 from dsfs.storage.filesystem import is_abandoned
@@ -29,6 +30,13 @@ def tidy(backing: BackingDirectory, is_in_use: Callable[[str], bool] = lambda id
     if removed:
         log.info("%d files removed that a crash had left", removed)
     return removed
+
+
+def tidy_state(state_dir: Path) -> None:
+    """Remove what a crash left in the state directory; its lock must be held."""
+    for path in state_dir.iterdir():
+        if is_abandoned(path.name) and path.is_file():
+            path.unlink()
 
 
 def waste_among(names: frozenset[str]) -> Iterator[str]:

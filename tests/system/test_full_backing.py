@@ -1,0 +1,161 @@
+"""A backing directory without room: readers are served, `status` says why nothing is filled, and fills go on later."""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from dsfs.model.blocks import BLOCK, pages
+from tests.rig.faultproxy import FaultProxy
+from tests.rig.lake import MIB
+from tests.rig.node import PATIENT, Node
+from tests.rig.reading import SourceVersion
+from tests.rig.smallfs import SmallFilesystem
+from tests.rig.wait import wait_until
+
+PAUSE_S = 10  # the first pause after a fault
+SIZE_BYTES = 32 * MIB
+
+NewNode = Callable[..., Node]
+
+
+@pytest.fixture(params=["tmpfs", "ext4"])
+def small(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SmallFilesystem]:
+    with SmallFilesystem(tmp_path / "small", request.param, SIZE_BYTES) as mounted:
+        yield mounted
+
+
+def backing_of(node: Node) -> dict[str, int | str]:
+    return dict(node.ask("status")["backing"])
+
+
+def skipped_bytes(node: Node) -> float:
+    return sum(
+        float(line.rpartition(" ")[2])
+        for line in node.ask("metrics")["text"].splitlines()
+        if line.startswith("dsfs_fill_skipped_bytes_total{")
+    )
+
+
+def wait_filled(node: Node, version: SourceVersion, name: str, timeout_s: float = 10) -> None:
+    """Read the file past the page cache until all of it is resident."""
+
+    def is_filled() -> bool:
+        assert version.wrong_files(node.mountpoint, [name]) == []
+        blocks = node.ask("why", path=f"{version.name}/{name}")["blocks"]
+        return bool(blocks["resident"] == blocks["total"])
+
+    wait_until(is_filled, timeout_s, f"{name} being filled")
+
+
+@pytest.mark.expects_log("No space left")
+def test_full_file_system_costs_readers_nothing_and_fills_go_on_when_there_is_room(
+    small: SmallFilesystem, new_node: NewNode, version: SourceVersion
+) -> None:
+    node = new_node(settings=PATIENT, backing=small.path).start()
+    assert version.wrong_files(node.mountpoint) == []
+    wait_until(lambda: backing_of(node)["state"] == "paused", what="the room being used up")
+    reason = str(backing_of(node)["reason"])
+    assert "backing.floor" in reason or "No space left" in reason  # ext4 needs some of what is free for itself
+    assert backing_of(node)["unfilled_bytes"] == skipped_bytes(node) > 0
+    assert int(backing_of(node)["used_bytes"]) <= SIZE_BYTES
+    assert version.wrong_files(node.mountpoint) == []
+    assert reason in " ".join(node.command("status").stdout.split())
+    node.restart()  # so that nothing is in memory any more
+    dropped = node.ask("drop", target=version.name)
+    assert dropped["dropped_bytes"] > SIZE_BYTES // 2
+    wait_filled(node, version, version.large[0])
+    assert backing_of(node)["state"] == "ok"
+    assert version.wrong_files(node.mountpoint) == []
+    assert node.stop() == 0
+
+
+@pytest.mark.expects_log("backing directory: a fill failed", "cannot be sealed", "cannot be put into", "No space left")
+def test_fill_that_meets_a_full_medium_pauses_and_resumes_by_itself(
+    tmp_path: Path, new_node: NewNode, version: SourceVersion
+) -> None:
+    # Room for data, but not for one more file: statvfs knows nothing of it, so that the write itself fails.
+    with SmallFilesystem(tmp_path / "small", "tmpfs", 0, options="size=256m,nr_inodes=64") as small:
+        node = new_node(settings=PATIENT, backing=small.path).start()
+        (version.tree(node.mountpoint) / version.large[0]).stat()
+        ballast = take_all_inodes(small.path)
+        assert version.wrong_files(node.mountpoint, version.large[:1]) == []
+        wait_until(lambda: backing_of(node)["state"] == "paused", what="a fill failing")
+        failed_at = time.monotonic()
+        assert "No space left" in str(backing_of(node)["reason"])
+        assert node.metric('dsfs_backing_errors_total{errno="ENOSPC"}') > 0
+        assert version.wrong_files(node.mountpoint, version.large[:1]) == []
+        for path in ballast:
+            path.unlink()
+        # The pause is a time, and no event ends it.  What was read in it stays in memory, unfilled: so another file.
+        wait_until(lambda: time.monotonic() - failed_at > PAUSE_S, 2 * PAUSE_S, "the end of the pause")
+        wait_filled(node, version, version.large[1])
+        assert backing_of(node)["state"] == "ok"
+        assert node.stop() == 0
+
+
+def take_all_inodes(folder: Path) -> list[Path]:
+    taken: list[Path] = []
+    for number in range(1000):
+        path = folder / f".inode-{number}"
+        try:
+            path.touch()
+        except OSError:
+            return taken
+        taken.append(path)
+    raise AssertionError("the file system has no end of inodes")
+
+
+@pytest.mark.expects_log("cannot be sealed", "a fill failed", "No space left")
+def test_segment_whose_checksums_do_not_fit_stays_readable_and_is_sealed_later(
+    tmp_path: Path, new_node: NewNode, proxy: FaultProxy, version: SourceVersion
+) -> None:
+    with SmallFilesystem(tmp_path / "small", "tmpfs", 64 * MIB) as small:
+        node = new_node(settings=PATIENT, backing=small.path).start()
+        name = version.large[0]
+        (version.tree(node.mountpoint) / name).stat()
+        size = version.size_of(name)
+        records = pages(4096 + 8 * -(-size // BLOCK))
+        ballast = small.fill_up(leaving_bytes=pages(size) + records)
+        wait_filled(node, version, name)
+        assert node.segment_files() == []
+        assert backing_of(node)["state"] == "paused"
+        proxy.reset()
+        assert version.wrong_files(node.mountpoint, [name]) == []
+        assert proxy.data_bytes == 0
+        ballast.unlink()
+        node.restart()
+        assert version.wrong_files(node.mountpoint, [name]) == []
+        wait_until(node.segment_files, what="the seal")
+        assert proxy.data_bytes == 0
+
+
+def test_limit_holds_and_drop_makes_room(new_node: NewNode, proxy: FaultProxy, version: SourceVersion) -> None:
+    limit = 20 * MIB
+    node = new_node(settings={**PATIENT, "backing": {"limit": "20MiB"}}).start()
+    assert version.wrong_files(node.mountpoint) == []
+    wait_until(lambda: backing_of(node)["state"] == "paused" or skipped_bytes(node) > 0, what="the limit being reached")
+    assert int(backing_of(node)["used_bytes"]) <= limit
+    assert sum(path.stat().st_blocks * 512 for path in node.backing.rglob("segments/*/*")) <= limit + MIB
+    assert 'reason="backing.limit is reached"' in node.ask("metrics")["text"]
+    assert int(backing_of(node)["unfilled_bytes"]) > 0
+    node.restart()
+    proxy.reset()
+    assert version.wrong_files(node.mountpoint) == []
+    assert proxy.data_bytes >= version.size_bytes - limit - MIB
+    node.restart()
+    node.ask("drop", target=version.name)
+    assert backing_of(node)["used_bytes"] == 0
+    wait_filled(node, version, version.large[0])
+    assert node.stop() == 0
+
+
+def test_floor_keeps_free_space_for_others(tmp_path: Path, new_node: NewNode, version: SourceVersion) -> None:
+    with SmallFilesystem(tmp_path / "small", "tmpfs", 64 * MIB) as small:
+        node = new_node(settings={**PATIENT, "backing": {"floor": "50%"}}, backing=small.path).start()
+        assert version.wrong_files(node.mountpoint) == []
+        wait_until(lambda: skipped_bytes(node) > 0, what="the floor being reached")
+        assert small.free_bytes >= 32 * MIB - 128 * 1024  # maps, checksums and catalogs are not reserved
+        assert 'reason="free space would fall below backing.floor"' in node.ask("metrics")["text"]
+        assert version.wrong_files(node.mountpoint) == []
