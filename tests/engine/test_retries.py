@@ -28,8 +28,9 @@ def origin_with_small() -> FakeOrigin:
 
 
 async def retried(engine: Engine, count: int) -> None:
-    """Wait until so many attempts have failed and are to be repeated."""
+    """Wait until so many attempts have failed, and the delay before the next has begun: only then may the clock jump."""
     await until(lambda: engine.metrics.origin_retries.value() == count)
+    await trio.testing.wait_all_tasks_blocked()
 
 
 async def test_failed_attempt_is_repeated_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
@@ -166,6 +167,7 @@ async def test_origin_that_comes_back_within_the_timeout_costs_the_reader_only_t
                 mock_clock.jump(MAX_DELAY_S)
             origin.fail_everything(None)
             await until(lambda: engine.metrics.origin_retries.value() == 6 or reader.ended)
+            await trio.testing.wait_all_tasks_blocked()
             mock_clock.jump(MAX_DELAY_S - 1)  # in case the last of these jumps was too early for it
         assert reader.ended == CONTENT
         engine.opener.release(file)

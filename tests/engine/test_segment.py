@@ -1,0 +1,234 @@
+"""A segment from its first block to its seal, on one node and on two."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from dsfs.model.blocks import pages
+from dsfs.model.errors import BlockLostError
+from dsfs.storage import faultpoint
+from dsfs.storage.segment import State
+from tests.engine.segment_sample import TABLES, Sample, flip, medium, page_aligned
+
+changed = pytest.mark.expects_log("segment .* (was changed after|block .* is not what|was removed)")
+
+
+@pytest.fixture(params=["disk", "tmpfs"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    with medium(request.param, tmp_path) as place:
+        yield place
+
+
+@pytest.fixture(params=sorted(TABLES))
+def sample(request: pytest.FixtureRequest, folder: Path) -> Iterator[Sample]:
+    made = Sample(folder, TABLES[request.param])
+    yield made
+    made.close()
+
+
+def test_absent_segment_has_no_block_and_makes_no_file(sample: Sample) -> None:
+    file = sample.file()
+    assert file.state is State.ABSENT
+    assert (file.resident_blocks, file.resident_bytes, file.is_complete) == (0, 0, False)
+    assert not file.seal()
+    assert not sample.names()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_blocks_filled_in_any_order_are_read_back_and_sealed(sample: Sample, seed: int) -> None:
+    file = sample.file()
+    order = list(range(len(sample.blocks)))
+    Random(seed).shuffle(order)
+    for number, block in enumerate(order, 1):
+        assert not file.seal()
+        sample.fill(file, block, block + 1)
+        assert file.resident_blocks == number
+        sample.assert_right_or_lost(file)
+        assert file.resident_blocks == number
+    assert file.resident_bytes == sum(pages(sample.blocks.length(block)) for block in order)
+    assert file.seal()
+    assert file.state is State.SEALED
+    assert sample.path.read_bytes() == sample.content
+    assert sample.names() == {"", ".sum"}
+    sample.assert_right_or_lost(file)
+    assert file.is_complete
+
+
+def test_blocks_written_in_one_run_are_read_in_any_run(sample: Sample) -> None:
+    file = sample.file()
+    count = len(sample.blocks)
+    sample.fill(file, 0, count)
+    for first in range(count):
+        for end in range(first + 1, count + 1):
+            start = sample.blocks.offset(first)
+            got = sample.read(file, first, end)
+            assert got == sample.content[start : start + len(got)]
+
+
+def test_filling_segment_is_taken_up_again_after_a_restart(sample: Sample) -> None:
+    sample.partly_filled()
+    sample.close()
+    file = sample.file()
+    assert file.state is State.FILLING
+    assert file.resident_blocks == len(sample.blocks) - 1
+    sample.assert_right_or_lost(file)
+    assert file.resident_blocks == len(sample.blocks) - 1
+    sample.complete(file)
+
+
+def test_sealed_segment_is_trusted_after_a_restart(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
+    sample.sealed()
+    sample.close()
+    points: list[str] = []
+    monkeypatch.setattr(faultpoint, "hook", points.append)
+    file = sample.file()
+    assert file.state is State.SEALED
+    assert "segment.read" not in points  # nothing was read to find that out
+    assert file.read_sealed(1, 3000) == sample.content[1:3001]
+
+
+def test_missing_block_is_lost_and_not_zeros(sample: Sample) -> None:
+    file = sample.partly_filled()
+    with pytest.raises(BlockLostError):
+        sample.read(file, 0, 1)
+    with pytest.raises(BlockLostError):
+        sample.read(file, 0, 2)
+    with pytest.raises(BlockLostError):
+        file.read_sealed(0, 1)
+
+
+def test_write_to_a_sealed_segment_leaves_it_alone(sample: Sample) -> None:
+    file = sample.sealed()
+    before = os.stat(sample.path)
+    sample.fill(file, 0, 1)
+    assert os.stat(sample.path).st_mtime_ns == before.st_mtime_ns
+    assert file.seal()
+
+
+def test_reader_who_came_before_the_seal_is_served_after_it(sample: Sample) -> None:
+    file = sample.sealed()
+    length = sample.blocks.length(0)
+    buffer = page_aligned(length)
+    file.read_filling(0, 1, buffer)
+    assert bytes(buffer[:length]) == sample.bytes_of(0)
+
+
+def test_reply_out_of_the_page_cache_is_right_or_none(sample: Sample) -> None:
+    file = sample.sealed()
+    assert file.read_sealed(5, 100) == sample.content[5:105]
+    got = file.read_sealed(5, 100, cached_only=True)
+    assert got is None or bytes(got) == sample.content[5:105]
+
+
+def test_closed_segment_is_opened_again_by_a_late_write(sample: Sample) -> None:
+    file = sample.partly_filled()
+    file.close()
+    sample.fill(file, 0, 1)
+    assert file.is_complete
+    sample.complete(file)
+
+
+def test_dropped_segment_leaves_no_file_and_can_be_filled_again(sample: Sample) -> None:
+    for file in (sample.sealed(), sample.partly_filled()):
+        file.drop()
+        file.check()
+        assert file.state is State.ABSENT
+        assert not sample.names()
+    sample.complete(file)
+
+
+def test_write_that_is_overtaken_by_a_drop_says_so(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = sample.partly_filled()
+    monkeypatch.setattr(faultpoint, "hook", lambda point: file.drop() if point == "segment.data" else None)
+    with pytest.raises(BlockLostError):
+        sample.fill(file, 0, 1)
+    assert not file.resident_blocks
+    assert not sample.names()
+
+
+def test_drop_that_fails_says_so(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = sample.sealed()
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(1, "no", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", refuse)
+        with pytest.raises(PermissionError):
+            file.drop()
+    assert file.state is State.SEALED
+    sample.assert_right_or_lost(file)
+
+
+# ---------------------------------------------------------------- two nodes
+
+
+def test_two_nodes_fill_one_segment_and_both_have_it_sealed(sample: Sample) -> None:
+    one, two = sample.file(), sample.file()
+    count = len(sample.blocks)
+    sample.fill(one, 0, 2)
+    sample.fill(two, 2, count)  # joins the files of the first
+    sample.fill_missing(one)
+    assert one.seal()
+    sample.fill_missing(two)
+    assert two.seal()
+    for file in (one, two):
+        assert file.state is State.SEALED
+        assert file.read_sealed(0, sample.blocks.size) == sample.content
+    assert sample.names() == {"", ".sum"}
+
+
+def test_second_seal_takes_the_file_of_the_first(sample: Sample) -> None:
+    one, two = sample.file(), sample.file()
+    sample.fill(one, 0, len(sample.blocks))
+    sample.fill(two, 0, len(sample.blocks))
+    assert one.seal()
+    assert two.seal()
+    assert two.read_sealed(0, sample.blocks.size) == sample.content
+
+
+def test_seal_that_loses_the_race_for_the_name_takes_the_winner(
+    sample: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other node's file, not ours, gets the name between our last look and our link."""
+    file = sample.file()
+    sample.fill(file, 0, len(sample.blocks))
+    other = Sample(sample.path.parents[1] / "other", sample.blocks)
+    other.complete(other.file())
+    other.close()
+
+    def overtake(point: str) -> None:
+        if point == "segment.seal":
+            os.link(other.path, sample.path)
+            os.unlink(other.path)
+            os.rename(other.beside(".sum"), sample.beside(".sum"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(faultpoint, "hook", overtake)
+        assert file.seal()
+    sample.complete(file)
+
+
+@changed
+def test_node_whose_files_were_dropped_by_another_begins_again(sample: Sample) -> None:
+    one, two = sample.file(), sample.file()
+    sample.fill(one, 1, len(sample.blocks))
+    two.drop()
+    sample.fill(one, 0, 1)
+    assert one.resident_blocks == 1
+    sample.complete(one)
+
+
+@changed
+def test_node_that_has_a_sealed_segment_open_sees_it_taken_back(sample: Sample) -> None:
+    one = sample.sealed()
+    two = sample.file()
+    flip(sample.path, 0)
+    sample.assert_right_or_lost(one)
+    sample.assert_right_or_lost(two)
+    sample.complete(one)
+    sample.assert_right_or_lost(two)
+    sample.complete(two)

@@ -1,0 +1,185 @@
+"""A segment whose n-th step fails, or is the last one of the process, for every n."""
+
+import errno
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from dsfs.model.errors import BlockLostError
+from dsfs.storage.segment import SegmentFile
+from tests.engine.segment_sample import TABLES, Sample, flip, medium, touch
+from tests.engine.stopping import DiedError, stopping_at
+
+Act = Callable[[Sample, SegmentFile], None]
+
+
+def attempt(step: Callable[[], object]) -> None:
+    """As the cache does: a fault ends this step and nothing else."""
+    with suppress(OSError, BlockLostError):
+        step()
+
+
+def fill_and_seal(sample: Sample, file: SegmentFile) -> None:
+    last = len(sample.blocks)
+    attempt(lambda: sample.fill(file, 0, 2))
+    attempt(lambda: sample.fill(file, 2, last))
+    attempt(file.seal)
+
+
+def check_and_complete(sample: Sample, file: SegmentFile) -> None:
+    attempt(lambda: sample.assert_right_or_lost(file))
+    attempt(lambda: sample.fill_missing(file))
+    attempt(file.seal)
+
+
+def drop_and_fill(sample: Sample, file: SegmentFile) -> None:
+    attempt(file.drop)
+    attempt(lambda: sample.fill(file, 0, 1))
+
+
+def nothing(sample: Sample) -> None:
+    """The segment is absent."""
+
+
+def part_with_a_bad_block(sample: Sample) -> None:
+    sample.partly_filled()
+    flip(sample.beside(".part"), sample.blocks.offset(2))
+
+
+def touched(sample: Sample) -> None:
+    sample.sealed()
+    touch(sample.path)
+
+
+def flipped(sample: Sample) -> None:
+    sample.sealed()
+    flip(sample.path, 0)
+
+
+def without_checksums(sample: Sample) -> None:
+    sample.sealed()
+    sample.beside(".sum").unlink()
+
+
+def complete_but_not_sealed(sample: Sample) -> None:
+    sample.fill(sample.file(), 0, len(sample.blocks))
+
+
+SCENARIOS: dict[str, tuple[Callable[[Sample], object], Act]] = {
+    "fill and seal": (nothing, fill_and_seal),
+    "go on filling": (Sample.partly_filled, check_and_complete),
+    "heal a part": (part_with_a_bad_block, check_and_complete),
+    "seal after a restart": (complete_but_not_sealed, check_and_complete),
+    "check a touched one": (touched, check_and_complete),
+    "heal a sealed one": (flipped, check_and_complete),
+    "drop one without checksums": (without_checksums, check_and_complete),
+    "drop a sealed one": (Sample.sealed, drop_and_fill),
+    "drop a part": (Sample.partly_filled, drop_and_fill),
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """On a tmpfs: on a disk each of the thousands of flushes takes its time, and the steps are the same."""
+    with medium("tmpfs", tmp_path) as place:
+        yield place
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    """Thousands of expected warnings are not worth their formatting."""
+    logging.getLogger("dsfs.storage").setLevel(logging.CRITICAL)
+    yield
+    logging.getLogger("dsfs.storage").setLevel(logging.NOTSET)
+
+
+def prepared(folder: Path, step: int, prepare: Callable[[Sample], object]) -> Sample:
+    # Packs and large segments by turns: the steps are the same, and there are many.
+    sample = Sample(folder / str(step), TABLES["pack" if step % 2 else "large"])
+    prepare(sample)
+    sample.close()
+    return sample
+
+
+@pytest.mark.parametrize("torn", [False, True], ids=["whole", "torn"])
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_death_at_any_step_leaves_no_false_resident_block(folder: Path, scenario: str, *, torn: bool) -> None:
+    prepare, act = SCENARIOS[scenario]
+    for step in count(1):
+        sample = prepared(folder, step, prepare)
+        with stopping_at(step, DiedError(), torn=torn) as stop:
+            act(sample, sample.file())
+        sample.close()
+        file = sample.file()
+        sample.assert_right_or_lost(file)
+        sample.complete(file)
+        sample.close()
+        sample.complete(sample.file())
+        sample.close()
+        if not stop.was_reached:
+            assert step > 20
+            break
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.ESTALE])
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_error_at_any_step_leaves_no_false_resident_block(folder: Path, scenario: str, number: int) -> None:
+    prepare, act = SCENARIOS[scenario]
+    for step in count(1):
+        sample = prepared(folder, step, prepare)
+        with stopping_at(step, OSError(number, "refused by the test")) as stop:
+            act(sample, sample.file())
+        for file in (sample.file(), sample.file()):  # as a new process sees it, before and after the old one goes on
+            sample.assert_right_or_lost(file)
+        sample.close()
+        file = sample.file()
+        sample.complete(file)
+        sample.close()
+        if not stop.was_reached:
+            assert step > 20
+            break
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.ESTALE])
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_process_goes_on_after_an_error_at_any_step(folder: Path, scenario: str, number: int) -> None:
+    prepare, act = SCENARIOS[scenario]
+    for step in count(1):
+        sample = prepared(folder, step, prepare)
+        with stopping_at(step, OSError(number, "refused by the test")) as stop:
+            file = sample.file()
+            act(sample, file)
+        file.check()
+        sample.assert_right_or_lost(file)
+        sample.complete(file)
+        sample.close()
+        sample.complete(sample.file())
+        sample.close()
+        if not stop.was_reached:
+            break
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+def test_flush_that_failed_is_not_believed_the_second_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """The kernel tells of a lost page once only, so what was to be sealed is thrown away."""
+    sample = Sample(tmp_path, TABLES["large"])
+    complete_but_not_sealed(sample)
+    file = sample.file()
+
+    def refuse(fd: int) -> None:
+        raise OSError(number, "lost")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", refuse)
+        with pytest.raises(OSError, match="lost"):
+            file.seal()
+    assert not file.resident_blocks
+    assert not sample.names()
+    sample.complete(file)
+    sample.close()

@@ -1,0 +1,190 @@
+"""One segment used by many threads at once, as the backing pool uses it."""
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from dsfs.model.blocks import BLOCK, BlockTable, PackBlocks, UniformBlocks
+from dsfs.model.errors import BlockLostError
+from dsfs.storage import faultpoint
+from dsfs.storage.segment import TRUSTED, SegmentFile, State
+from tests.engine.segment_sample import Sample, medium, page_aligned, touch
+
+TABLES: dict[str, BlockTable] = {"large": UniformBlocks(7 * BLOCK + 77), "pack": PackBlocks([100, 5000, 4096, 60_000, 1, 8192, 12_345, 4095])}
+ROUNDS = 15
+WAIT_S = 30
+
+
+@pytest.fixture(autouse=True)
+def _switch_often() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.fixture(params=sorted(TABLES))
+def sample(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Sample]:
+    with medium("tmpfs", tmp_path) as folder:
+        made = Sample(folder, TABLES[request.param])
+        yield made
+        made.close()
+
+
+def together(*works: Callable[[], object]) -> None:
+    """Run them at once, each in a thread of its own; the first error is raised."""
+    barrier = threading.Barrier(len(works))
+
+    def start(work: Callable[[], object]) -> None:
+        barrier.wait(WAIT_S)
+        work()
+
+    with ThreadPoolExecutor(len(works)) as pool:
+        for future in [pool.submit(start, work) for work in works]:
+            future.result(WAIT_S)
+
+
+def fill_and_try_to_seal(sample: Sample, file: SegmentFile, first: int, end: int) -> None:
+    sample.fill(file, first, end)
+    file.seal()
+
+
+def read_all(sample: Sample, file: SegmentFile) -> None:
+    """Whatever counts as resident is right, whatever state the segment comes to meanwhile."""
+    for block in range(len(sample.blocks)):
+        if file.presence[block]:
+            try:
+                got = sample.read(file, block, block + 1)
+            except BlockLostError:
+                continue
+            assert got == sample.bytes_of(block)
+
+
+def test_concurrent_fills_and_reads_end_in_one_right_seal(sample: Sample) -> None:
+    count = len(sample.blocks)
+    for _ in range(ROUNDS):
+        file = sample.file()
+        fills = [partial(fill_and_try_to_seal, sample, file, block, block + 2) for block in range(0, count, 2)]
+        together(*fills, *[partial(read_all, sample, file)] * 4)
+        assert file.state is State.SEALED  # the last of the writers sealed it
+        assert file.read_sealed(0, sample.blocks.size) == sample.content
+        file.drop()
+
+
+def test_same_blocks_filled_twice_at_once_are_sealed_right_and_trusted(sample: Sample) -> None:
+    """A forced fetch writes what another run wrote already: its late write must not break the seal."""
+    count = len(sample.blocks)
+    for _ in range(ROUNDS):
+        file = sample.file()
+        sample.fill(file, 1, count)
+        together(*[partial(fill_and_try_to_seal, sample, file, 0, 3)] * 4, file.seal)
+        assert file.state is State.SEALED
+        sample.close()
+        file = sample.file()
+        assert file.state is State.SEALED  # and not: "was changed after it was sealed"
+        file.drop()
+
+
+def test_seal_waits_for_a_write_that_has_begun(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = sample.file()
+    sample.fill(file, 0, len(sample.blocks))
+    answers: list[bool] = []
+
+    def try_to_seal(point: str) -> None:
+        if point == "segment.data" and not answers:
+            answers.append(file.seal())
+
+    with monkeypatch.context() as patch:
+        patch.setattr(faultpoint, "hook", try_to_seal)
+        sample.fill(file, 0, 1)
+    assert answers == [False]
+    assert file.seal()
+
+
+def test_drops_among_fills_and_reads_leave_a_segment_that_can_be_completed(sample: Sample) -> None:
+    def fill(file: SegmentFile, first: int) -> None:
+        with suppress(BlockLostError):  # dropped under it
+            fill_and_try_to_seal(sample, file, first, first + 2)
+
+    for _ in range(ROUNDS):
+        file = sample.file()
+        fills = [partial(fill, file, block) for block in range(0, len(sample.blocks), 2)]
+        together(*fills, file.drop, partial(read_all, sample, file), file.drop)
+        file.check()
+        read_all(sample, file)
+        sample.complete(file)
+        file.drop()
+
+
+@pytest.mark.expects_log("segment .* was (changed after|removed)")
+def test_sealed_segment_changed_under_many_readers_is_taken_back_once(
+    sample: Sample, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(ROUNDS):
+        file = sample.file()
+        sample.complete(file)
+        caplog.clear()
+        touch(sample.path)
+        together(*[partial(read_all, sample, file)] * 6)
+        assert len([line for line in caplog.messages if "was changed after" in line]) == 1
+        assert file.is_complete
+        sample.complete(file)
+        file.drop()
+
+
+def test_readers_are_served_while_a_seal_checks_blocks(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To check a large segment takes minutes: not under the lock."""
+    sample.fill(sample.file(), 0, len(sample.blocks))
+    sample.close()
+    file = sample.file()
+    checking, go_on = threading.Event(), threading.Event()
+    sealer = threading.Thread(target=file.seal)
+
+    def hold(point: str) -> None:
+        if point == "segment.read" and threading.current_thread() is sealer:
+            checking.set()
+            assert go_on.wait(WAIT_S)
+
+    monkeypatch.setattr(faultpoint, "hook", hold)
+    sealer.start()
+    assert checking.wait(WAIT_S)
+    assert sample.read(file, 1, 2) == sample.bytes_of(1)
+    sample.fill(file, 0, 1)
+    assert file.presence[0] == TRUSTED
+    go_on.set()
+    sealer.join(WAIT_S)
+    assert file.state is State.SEALED
+    assert file.read_sealed(0, sample.blocks.size) == sample.content
+
+
+def test_block_is_present_in_every_moment_of_a_seal(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who finds it missing would fetch it again."""
+    file = sample.file()
+    sample.fill(file, 0, len(sample.blocks))
+    seen: list[bool] = []
+    monkeypatch.setattr(faultpoint, "hook", lambda point: seen.append(file.is_complete))
+    assert file.seal()
+    assert len(seen) > 10
+    assert all(seen)
+
+
+def test_read_that_was_overtaken_by_the_seal_is_served(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = sample.file()
+    sample.fill(file, 0, len(sample.blocks))
+    length = sample.blocks.length(1)
+    buffer = page_aligned(length)
+
+    def seal(point: str) -> None:
+        if point == "segment.read":
+            monkeypatch.setattr(faultpoint, "hook", None)
+            assert file.seal()
+
+    monkeypatch.setattr(faultpoint, "hook", seal)
+    file.read_filling(1, 2, buffer)
+    assert bytes(buffer[:length]) == sample.bytes_of(1)
