@@ -13,6 +13,7 @@ import gc
 import logging
 import os
 import random
+import resource
 import signal
 import time
 from contextlib import ExitStack
@@ -64,6 +65,9 @@ def run(config: Config, *, force: bool) -> int:
         with ExitStack() as stack:
             stack.enter_context(state_lock(config.state_dir))
             tidy_state(config.state_dir)
+            # Open segments, connections, the kernel's requests: more than the usual soft limit of 1,024.
+            _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
             # An arena for each of 80 threads would keep 17 MiB that nobody uses.
             ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2)
             prepare_mountpoint(config.mountpoint, force=force)
@@ -233,9 +237,12 @@ class Daemon:
             return self.segments.find(identity) is not None
 
         self._is_rebuilding = True
-        await trio.to_thread.run_sync(recover, self.index, self.backing, is_in_use, abandon_on_cancel=True)
+        try:
+            await trio.to_thread.run_sync(recover, self.index, self.backing, is_in_use, abandon_on_cancel=True)
+            await self.filler.recount(self.segments)
+        except Exception:  # the index is a help, not the truth: no reader is to lose the mount for it
+            log.exception("the residency index cannot be rebuilt")
         self._is_rebuilding = False
-        await self.filler.recount(self.segments)
 
     # ---------------------------------------------------------------- stopping
 
@@ -273,7 +280,7 @@ class Daemon:
                         await self.fetcher.wait_idle()
                     await self.filler.wait_idle()
                 await self.filler.flush_index()
-                is_drained = not self.filler.in_flight
+                is_drained = not (self.filler.in_flight or self.fetcher.in_flight)
                 nursery.cancel_scope.cancel()
         self.origin_pool.close()
         self.backing_pool.close()

@@ -1,12 +1,16 @@
 """What the reading verbs answer: status, ls, why.  Facts only; how they look is the client's matter.
 
-Concurrency: the trio thread; sums over a version's segments run in a worker thread on the index.
+Concurrency: the trio thread; sums over a version's segments run in a worker thread on the index.  What waits
+for the backing directory runs in a few threads of its own, and nobody waits long for it.
 """
 
+import logging
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import trio
 
@@ -17,16 +21,22 @@ from dsfs.cache.library import Generation, Library, Version
 from dsfs.cache.memory import Memory
 from dsfs.cache.open import Opener
 from dsfs.model.blocks import pages
-from dsfs.model.errors import DsfsError, NotFoundError
+from dsfs.model.errors import BackingError, DsfsError, NotFoundError
 from dsfs.storage.backing import BackingDirectory
 from dsfs.storage.catalog import Entry
 from dsfs.storage.origin import Origin
 from dsfs.storage.residency import ResidencyIndex
 
+log = logging.getLogger(__name__)
+
 Answer = dict[str, object]
+T = TypeVar("T")
 
 ENTRIES_SHOWN = 10_000  # `ls` of a directory: more would hold up the daemon while it is encoded
 DRIFTED_SHOWN = 20
+BACKING_ANSWERS_S = 2.0  # a backing directory that is silent for so long is reported as such
+CATALOGS_FOUND_S = 5.0  # then those in the backing directory are left out that nobody has looked at
+BACKING_QUESTIONS = 4  # threads that may hang in it at once
 
 
 @dataclass
@@ -45,6 +55,15 @@ class Queries:
     memory_limit_bytes: int
     state: str = "running"
     started_s: float = 0.0
+    _limiter: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(BACKING_QUESTIONS), init=False)
+
+    async def ask_backing(self, question: Callable[[], T]) -> T:
+        """What `question`, which may wait for the backing directory, returns; BackingError if it takes too long."""
+        try:
+            with trio.fail_after(BACKING_ANSWERS_S):
+                return await trio.to_thread.run_sync(question, abandon_on_cancel=True, limiter=self._limiter)
+        except trio.TooSlowError:
+            raise BackingError("backing directory does not answer") from None
 
     # ---------------------------------------------------------------- status
 
@@ -66,7 +85,7 @@ class Queries:
                 "state": self.state,
             },
             "origins": [_origin(origin) for origin in self.datasets.origins],
-            "backing": await trio.to_thread.run_sync(self._backing),
+            "backing": await self._backing(),
             "memory": {"limit_bytes": self.memory_limit_bytes, "used_bytes": self.memory.used_bytes},
             "versions": [await self._version(version) for version in versions],
         }
@@ -75,19 +94,21 @@ class Queries:
         """The versions somebody has looked at, and all that have a catalog here."""
         if len(names) > 2:
             raise NotFoundError(f"{'/'.join(names)!r} is neither NAME nor NAME/VERSION")
-        await self.library.meet_catalogued()
+        with trio.move_on_after(CATALOGS_FOUND_S) as scope:
+            await self.library.meet_catalogued()
+        if scope.cancelled_caught:
+            log.warning("the catalogs in the backing directory cannot be found: it does not answer")
         if len(names) == 2:
             return [await self.library.version(await self.library.dataset(names[0]), names[1])]
         if names:
             await self.library.dataset(names[0])
         return sorted(self.library.versions, key=lambda version: (version.dataset.name, version.name))
 
-    def _backing(self) -> Answer:
-        reason = self.backing.why_not_filling()
+    async def _backing(self) -> Answer:
         try:
-            _, free, floor = self.backing.space()
-        except OSError:
-            free = floor = 0
+            reason, free, floor = await self.ask_backing(self._room)
+        except BackingError as exc:
+            reason, free, floor = str(exc), 0, 0
         return {
             "path": str(self.backing.path),
             "state": "paused" if reason else "ok",
@@ -99,7 +120,17 @@ class Queries:
             "unfilled_bytes": self.backing.unfilled_bytes,
         }
 
+    def _room(self) -> tuple[str, int, int]:
+        """In a worker thread: why nothing is filled ("" while fills go on), free bytes, and the floor in bytes."""
+        reason = self.backing.why_not_filling()
+        try:
+            _, free, floor = self.backing.space()
+        except OSError:
+            return reason, 0, 0
+        return reason, free, floor
+
     async def _version(self, version: Version) -> Answer:
+        """A version that cannot be made ready is told with its `error`: the others are to be shown."""
         answer: Answer = {
             "dataset": version.dataset.name,
             "version": version.name,
@@ -109,7 +140,10 @@ class Queries:
         }
         generation = version.current
         if generation is None and version.ready is None and version.is_catalogued:
-            generation = await self.library.generation(version)
+            try:
+                generation = await self.library.generation(version)
+            except DsfsError as exc:
+                answer["error"] = str(exc)
             answer["state"] = version.state
         if generation is None:
             return answer | {
@@ -232,7 +266,10 @@ class Queries:
         if not entry.size:
             return answer
         segment = await self.opener.segment(generation, entry)
-        resident, total = await self.opener.resident_blocks(generation, entry)
+        try:
+            resident, total = await self.opener.resident_blocks(generation, entry)
+        finally:
+            segment.release()
         fetch, error = segment.last_fetch, segment.last_error
         return answer | {
             "segment": {
@@ -282,9 +319,9 @@ def _origin(origin: Origin) -> Answer:
     }
 
 
-async def resolve_version(library: Library, target: object) -> Version:
+async def resolve_version(library: Library, target: str) -> Version:
     """The version that NAME/VERSION names."""
-    names = str(target).strip("/").split("/")
+    names = target.strip("/").split("/")
     if len(names) != 2:
         raise DsfsError(f"{target!r} is not NAME/VERSION")
     return await library.version(await library.dataset(names[0]), names[1])

@@ -4,14 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import trio
-
 from dsfs.admin.control import Verb
 from dsfs.admin.queries import Answer, Queries, resolve_version
 from dsfs.cache.datasets import Datasets
 from dsfs.cache.drop import Dropper
 from dsfs.cache.library import Library
 from dsfs.metrics import Metrics
+from dsfs.model.errors import DsfsError
 
 
 class Stop(Protocol):
@@ -43,27 +42,27 @@ class Verbs:
         }
 
     async def status(self, args: dict[str, Any]) -> Answer:
-        return await self.queries.status(args.get("target"))
+        return await self.queries.status(_text(args, "target", default=""))
 
     async def ls(self, args: dict[str, Any]) -> Answer:
-        return await self.queries.ls(args.get("target"))
+        return await self.queries.ls(_text(args, "target", default=""))
 
     async def why(self, args: dict[str, Any]) -> Answer:
-        return await self.queries.why(str(args["path"]))
+        return await self.queries.why(_text(args, "path"))
 
     async def metrics_text(self, args: dict[str, Any]) -> Answer:
         self.datasets.count()
         resident = await self.queries.resident_bytes()
         self.metrics.resident_bytes.read_from(lambda: resident)
-        return {"text": await trio.to_thread.run_sync(self.metrics.text)}
+        return {"text": await self.queries.ask_backing(self.metrics.text)}
 
     async def drop(self, args: dict[str, Any]) -> Answer:
-        version = await resolve_version(self.library, args["target"])
+        version = await resolve_version(self.library, _text(args, "target"))
         dropped_bytes, segments = await self.dropper.drop(version)
         return {"dropped_bytes": dropped_bytes, "segments": segments}
 
     async def refresh(self, args: dict[str, Any]) -> Answer:
-        version = await resolve_version(self.library, args["target"])
+        version = await resolve_version(self.library, _text(args, "target"))
         current, previous = await self.library.refresh(version)
         summary = current.catalog.summary
         return {
@@ -77,3 +76,14 @@ class Verbs:
     async def stop(self, args: dict[str, Any]) -> Answer:
         self.begin_stop(now=bool(args.get("now")))
         return {}
+
+
+def _text(args: dict[str, Any], name: str, default: str | None = None) -> str:
+    """The argument of that name; DsfsError if it is no text, or missing (null counts as that) without a default."""
+    value = args.get(name)
+    if value is None:
+        value = default
+    if not isinstance(value, str):
+        fault = "is missing" if value is None else f"is no text: {value!r}"
+        raise DsfsError(f"argument {name!r} {fault}")
+    return value

@@ -112,7 +112,7 @@ class Readahead:
 
     async def _fetch_pack(self, segment: ActiveSegment) -> None:
         if segment.file.state is State.CLOSED:
-            await self.segments.opened(segment)
+            (await self.segments.opened(segment)).release()  # the wish has a user of its own
         block, count = 0, len(segment.file.blocks)
         while block < count and self._wishes and self._wishes[0] is segment:
             reached = block

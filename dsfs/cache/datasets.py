@@ -23,7 +23,8 @@ class Datasets:
         self._config = config
         self._metrics = metrics
         self._origins: dict[OriginSettings, Origin] = {}
-        self._counted: dict[str, dict[str, int]] = {}
+        # By the origin, not its id: two settings for one bucket share that.
+        self._counted: dict[Origin, dict[str, int]] = {}
         self.configured = [dataset.name for dataset in config.datasets]
         self.home: tuple[Origin, str] | None = None
         if (url := config.origin.url) is not None:
@@ -74,13 +75,13 @@ class Datasets:
         """Bring the metrics up to what the origins have counted since the last call."""
         for origin in self.origins:
             now = origin.statistics()
-            before = self._counted.get(origin.origin_id, dict.fromkeys(now, 0))
+            before = self._counted.get(origin, dict.fromkeys(now, 0))
             for operation in ("list", "head", "get"):
                 name = f"{operation}_requests"
                 self._metrics.origin_requests.add(now[name] - before[name], label=operation)
             self._metrics.origin_bytes.add(now["get_bytes"] - before["get_bytes"])
             self._metrics.origin_errors.add(now["errors"] - before["errors"])
-            self._counted[origin.origin_id] = now
+            self._counted[origin] = now
 
     def close(self) -> None:
         for origin in self.origins:

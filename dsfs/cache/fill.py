@@ -167,9 +167,8 @@ class Filler:
 
     def opened(self, segment: ActiveSegment) -> None:
         """The segment's file was opened: what it holds counts from now on, not what the index remembers."""
-        if segment.is_counted:
-            return
-        self._begin_account(segment)
+        if not segment.is_counted:
+            self._begin_account(segment)
         if segment.accounted_bytes != segment.file.resident_bytes:
             self.changed(segment)
         if segment.file.state is State.FILLING and segment.file.is_complete:
@@ -201,6 +200,8 @@ class Filler:
 
     def changed(self, segment: ActiveSegment) -> None:
         """What is resident of the segment has changed: count it, and tell the index with the next batch."""
+        if segment.file.state is State.CLOSED:
+            return  # nobody could look: what was counted stays
         if not segment.is_counted:
             self._begin_account(segment)
         resident_bytes = segment.file.resident_bytes
@@ -228,15 +229,15 @@ class Filler:
             dirty, self._dirty = self._dirty, {}
             if not dirty:
                 return
-            self._being_written = {
-                identity: entry if isinstance(entry, SegmentRecord) else entry.record()
-                for identity, entry in dirty.items()
-            }
             try:
+                self._being_written = {
+                    identity: entry if isinstance(entry, SegmentRecord) else entry.record()
+                    for identity, entry in dirty.items()
+                }
                 await trio.to_thread.run_sync(self.index.put, list(self._being_written.values()))
             except Exception:
                 log.exception("the residency index cannot be written")
-                self._dirty = {**self._being_written, **self._dirty}
+                self._dirty = {**dirty, **self._dirty}
             finally:
                 self._being_written = {}
 

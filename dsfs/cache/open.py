@@ -13,6 +13,7 @@ from dsfs.cache.segments import SegmentTable
 from dsfs.model.blocks import BLOCK
 from dsfs.storage.catalog import Entry
 from dsfs.storage.residency import ResidencyIndex
+from dsfs.storage.segment import State
 
 
 @dataclass
@@ -27,11 +28,10 @@ class Opener:
         if entry.size == 0:
             return OpenFile(None, 0, 0)
         segment = await self.segment(generation, entry)
-        segment.users += 1
         return OpenFile(segment, entry.offset, entry.size)
 
     async def segment(self, generation: Generation, entry: Entry) -> ActiveSegment:
-        """The opened segment that holds the file."""
+        """The opened segment that holds the file; the caller is to release it."""
         version, catalog = generation.version, generation.catalog
         origin = version.dataset.origin
         if entry.pack >= 0:
@@ -41,7 +41,7 @@ class Opener:
 
     def release(self, file: OpenFile) -> None:
         if file.segment is not None:
-            file.segment.users -= 1
+            file.segment.release()
 
     async def resident_blocks(self, generation: Generation, entry: Entry) -> tuple[int, int]:
         """(resident, all) blocks of the file: as the open segment knows, else as the index remembers."""
@@ -49,7 +49,9 @@ class Opener:
             return 0, 0
         total = 1 if entry.pack >= 0 else -(-entry.size // BLOCK)
         identity = generation.identity_of(entry)
-        if (segment := self.segments.find(identity)) is not None:
+        segment = self.segments.find(identity)
+        # One that is not opened yet, or could not be, knows of no block.
+        if segment is not None and segment.file.state is not State.CLOSED:
             presence = segment.file.presence
             if entry.pack >= 0:
                 return int(presence[entry.member] != 0), 1

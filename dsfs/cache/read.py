@@ -59,10 +59,11 @@ class Reader:
         if size <= 0 or file.segment is None:
             return b""
         segment = file.segment
-        segment.users += 1
+        if segment.file.state is State.CLOSED:
+            await self.readahead.segments.opened(segment)
+        else:
+            segment.users += 1
         try:
-            if segment.file.state is State.CLOSED:
-                await self.readahead.segments.opened(segment)
             return await self._collect(file, segment, file.offset + offset, size)
         finally:
             segment.release()

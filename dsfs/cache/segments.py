@@ -16,7 +16,7 @@ from typing import Protocol
 
 import trio
 
-from dsfs.cache.pool import Pool
+from dsfs.cache.pool import Pool, Priority, Ticket
 from dsfs.cache.runs import ActiveSegment, Piece, Run, Source
 from dsfs.model.blocks import BLOCK, BlockTable, PackBlocks, UniformBlocks
 from dsfs.model.objects import ObjectRef
@@ -112,7 +112,7 @@ class SegmentTable:
     async def of_object(
         self, origin: Origin, obj: ObjectRef, identity: str, on_drift: Callable[[ObjectRef], None]
     ) -> ActiveSegment:
-        """The opened segment of a large object."""
+        """The opened segment of a large object; the caller is to release it."""
         if (segment := self._active.get(identity)) is None:
             segment = self._add(identity, UniformBlocks(obj.size), ObjectSource(origin, obj, on_drift))
         return await self.opened(segment)
@@ -120,7 +120,7 @@ class SegmentTable:
     async def of_pack(
         self, origin: Origin, catalog: Catalog, pack: Pack, on_drift: Callable[[ObjectRef], None]
     ) -> ActiveSegment:
-        """The opened segment of a pack."""
+        """The opened segment of a pack; the caller is to release it."""
         return await self.opened(self.pack(origin, catalog, pack, on_drift))
 
     def pack(
@@ -139,23 +139,24 @@ class SegmentTable:
         return segment
 
     async def opened(self, segment: ActiveSegment) -> ActiveSegment:
-        """The same segment, once its file is open.
+        """The same segment, once its file is open, with a user for the caller, who is to release it.
 
         If it cannot be opened it stays closed, and nothing of it is resident.
         """
         self._active.move_to_end(segment.identity)
-        while segment.identity in self._leaving:
-            segment.users += 1
-            try:
+        segment.users += 1  # from here on: whoever opens another meanwhile must not close this one
+        try:
+            while segment.identity in self._leaving:
                 await self._left.park()
-            finally:
-                segment.release()
-        if segment.file.state is State.CLOSED:
-            segment.users += 1  # by the thread: not to be closed while it is being opened
-            try:
-                await self._pool.run(segment.file.open, after=partial(self._was_opened, segment))
-            except OSError as exc:
-                log.warning("segment %s cannot be opened: %s", segment.identity, exc)
+            if segment.file.state is State.CLOSED:
+                segment.users += 1  # by the thread: it may be inside for longer than this task
+                try:
+                    await self._pool.run(segment.file.open, after=partial(self._was_opened, segment))
+                except OSError as exc:
+                    log.warning("segment %s cannot be opened: %s", segment.identity, exc)
+        except BaseException:
+            segment.release()
+            raise
         return segment
 
     def _was_opened(self, segment: ActiveSegment) -> None:
@@ -182,7 +183,8 @@ class SegmentTable:
         for segment in idle[:excess]:
             self._keeper.retire(segment)
             del self._active[segment.identity]
-            segment.file.close()
+            # On NFS a close waits for the server: not here.
+            self._pool.submit(Ticket(segment.file.close), Priority.AHEAD)
 
     def close(self) -> None:
         for segment in self._active.values():

@@ -54,11 +54,9 @@ def answers(
             raise FUSEError(errno.ENOENT) from exc
         except DsfsError as exc:
             log.warning("%s: %s: %s", handler.__name__, errno.errorcode[exc.errno], exc)
-            self.metrics.read_errors.add(label=errno.errorcode[exc.errno])
             raise FUSEError(exc.errno) from exc
         except Exception as exc:  # a bug: never let it end the mount
             log.exception("%s%r: unexpected error", handler.__name__, args)
-            self.metrics.read_errors.add(label="EIO")
             raise FUSEError(errno.EIO) from exc
 
     return cast(Callable[Concatenate["Operations", P], Coroutine[Any, Any, R]], wrapper)
@@ -270,9 +268,15 @@ class Operations(pyfuse3.Operations):
     @answers
     async def read(self, fh: int, offset: int, size: int) -> bytes:
         began = time.perf_counter()
-        got = await self.reader.read(self._files[fh], offset, size)
-        self.metrics.read_seconds.observe(time.perf_counter() - began)
-        self.metrics.read_requests.add()
+        try:
+            got = await self.reader.read(self._files[fh], offset, size)
+        except Exception as exc:
+            number = exc.errno if isinstance(exc, DsfsError) else errno.EIO  # as `answers` replies
+            self.metrics.read_errors.add(label=errno.errorcode[number])
+            raise
+        finally:
+            self.metrics.read_seconds.observe(time.perf_counter() - began)
+            self.metrics.read_requests.add()
         self.metrics.read_bytes.add(len(got))
         return cast(bytes, got)  # pyfuse3 takes any buffer and replies before anything else runs
 

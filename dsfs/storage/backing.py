@@ -97,10 +97,11 @@ class BackingDirectory:
             self.failed(exc)
 
     def _write_mark(self, mark: Path) -> None:
-        new = mark.with_name(mark.name + NEW)
+        cluster = uuid.uuid4().hex
+        new = mark.with_name(f"{mark.name}.{cluster}{NEW}")
         try:
             reach("backing.mark")
-            new.write_text(json.dumps({"format": FORMAT, "cluster": uuid.uuid4().hex, "fan_out": 256}) + "\n")
+            new.write_text(json.dumps({"format": FORMAT, "cluster": cluster, "fan_out": 256}) + "\n")
             reach("backing.mark_written")
             os.link(new, mark)
         except (FileExistsError, FileNotFoundError):

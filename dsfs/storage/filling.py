@@ -3,6 +3,7 @@
 Concurrency: the segment's lock guards everything here but reads and writes of `data`.
 """
 
+import logging
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,12 @@ from dsfs.storage.faultpoint import reach
 from dsfs.storage.filesystem import GONE, DirectFile, FileSystem, remove, replace_file
 from dsfs.storage.openfiles import OpenFiles
 from dsfs.storage.sealed import Stamp, stamp_of
+
+log = logging.getLogger(__name__)
+
+
+class UnsealError(Exception):
+    """A sealed file that somebody changed cannot be made one that is being filled (a read-only or full medium)."""
 
 
 def beside(path: Path, suffix: str) -> Path:
@@ -31,6 +38,15 @@ def read_records(path: Path, suffix: str, blocks: BlockTable) -> tuple[MapHeader
     except FileNotFoundError:
         raise DamagedMapError("there are none") from None
     return blockmap.decode(content, path.name, len(blocks), blocks.size, sealed=suffix == ".sum")
+
+
+def remove_waste(path: Path, *suffixes: str) -> None:
+    """Remove files of the segment that are of no use any more; what stays is waste."""
+    for suffix in suffixes:
+        try:
+            remove(beside(path, suffix))
+        except OSError as exc:
+            log.info("segment %s%s cannot be removed: %s", path.name, suffix, exc)
 
 
 def write_sum(path: Path, blocks: BlockTable, block_map: BlockMap, stamp: Stamp) -> None:
@@ -102,13 +118,16 @@ class Filling(OpenFiles):
 
     @classmethod
     def unseal(cls, place: Place, block_map: BlockMap) -> "Filling":
-        """Make a sealed file one that is being filled; `block_map` is its checksums."""
-        write_map(place.path, place.blocks, block_map)
-        reach("segment.unseal")
-        os.rename(place.path, beside(place.path, ".part"))
-        reach("segment.unsealed")
-        remove(beside(place.path, ".sum"))
-        return cls(place, DirectFile(beside(place.path, ".part")), block_map)
+        """Make a sealed file one that is being filled; `block_map` is its checksums.  May raise UnsealError."""
+        try:
+            write_map(place.path, place.blocks, block_map)
+            reach("segment.unseal")
+            os.rename(place.path, beside(place.path, ".part"))
+            reach("segment.unsealed")
+            remove(beside(place.path, ".sum"))
+            return cls(place, DirectFile(beside(place.path, ".part")), block_map)
+        except OSError as exc:
+            raise UnsealError(str(exc)) from exc
 
     def close(self) -> None:
         os.close(self.data.fd)

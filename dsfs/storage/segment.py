@@ -30,7 +30,7 @@ from dsfs.model.errors import BlockLostError
 from dsfs.storage.blockmap import DamagedMapError
 from dsfs.storage.faultpoint import reach
 from dsfs.storage.filesystem import GONE, FileSystem, remove
-from dsfs.storage.filling import Filling, Place, beside, read_records, write_sum
+from dsfs.storage.filling import Filling, Place, UnsealError, beside, read_records, remove_waste, write_sum
 from dsfs.storage.sealed import SealBrokenError, SealedFile, stamp_of
 
 log = logging.getLogger(__name__)
@@ -75,19 +75,23 @@ class SegmentFile:
     # ---------------------------------------------------------------- opening
 
     def open(self) -> None:
-        """Find out what is there.  Nothing usable is no error: the segment is then ABSENT."""
+        """Find out what is there.  Nothing usable is no error: the segment is then ABSENT.
+
+        OSError if the medium fails: the segment stays CLOSED.
+        """
         with self._lock:
             if self.state is State.CLOSED:
                 self._look()
 
     def _look(self) -> None:
+        """OSError, and CLOSED, if one cannot look: that does not mean that nothing is there."""
         try:
-            found = self._open_sealed() or self._open_filling()
-        except OSError as exc:
-            self._fault("cannot be opened: %s", exc)
-            found = False
-        if not found:
+            if not (self._open_sealed() or self._open_filling()):
+                self._become_absent()
+        except OSError:
             self._become_absent()
+            self.state = State.CLOSED
+            raise
 
     def _open_sealed(self) -> bool:
         reach("segment.open_sealed")
@@ -100,7 +104,7 @@ class SegmentFile:
         try:
             header, block_map = read_records(self.path, ".sum", self.blocks)
             if os.fstat(fd).st_nlink > 1:  # a crash between link and unlink left the old names
-                self._unlink(".part", ".map")
+                remove_waste(self.path, ".part", ".map")
             sealed = SealedFile(self._lock, fd, (self.blocks.size, header.inode, header.mtime_ns))
             if stamp_of(fd) == sealed.stamp:
                 self._sealed, self.state = sealed, State.SEALED
@@ -109,13 +113,15 @@ class SegmentFile:
                 self._fault("was changed after it was sealed; every block is checked before it is used again")
                 self._start(Filling.unseal(self._place, block_map))
             return True
+        except UnsealError as exc:
+            self._fault("cannot be taken back, and is not believed: %s", exc)
         except DamagedMapError as exc:
             self._fault("has no usable checksums and is dropped: %s", exc)
-            self._unlink("", ".sum")
-            return False
+            remove_waste(self.path, "", ".sum")
         finally:
             if self._sealed is None:
                 os.close(fd)
+        return False
 
     def _open_filling(self) -> bool:
         if not os.path.lexists(beside(self.path, ".map")):
@@ -128,7 +134,7 @@ class SegmentFile:
             self._fault("was being filled, but its map cannot be used and it is dropped: %s", exc)
         else:
             return True
-        self._unlink(".map", ".part")
+        remove_waste(self.path, ".map", ".part")
         return False
 
     def _start(self, filling: Filling) -> None:
@@ -251,7 +257,7 @@ class SegmentFile:
             os.fsync(filling.data.fd)
         except OSError:
             # Said only once: a second fsync would succeed, whatever was lost.
-            self._unlink(".map", ".part")
+            remove_waste(self.path, ".map", ".part")
             self._become_absent()
             raise
         if not os.path.lexists(self.path):
@@ -263,7 +269,7 @@ class SegmentFile:
             log.info("segment %s: another node sealed it first", self.identity)
         reach("segment.linked")
         self._retire()
-        self._unlink(".part", ".map")
+        remove_waste(self.path, ".part", ".map")
         self._look()  # what is trusted now is what the next open would trust
 
     def _check_unchecked(self, filling: Filling) -> None:
@@ -293,6 +299,8 @@ class SegmentFile:
             with sealed.inside():
                 return sealed.read_cached(offset, size) if cached_only else sealed.read(offset, size)
         except SealBrokenError as exc:
+            if cached_only:
+                return None  # taking it back is for those who may wait
             self._look_again(sealed)
             raise BlockLostError(f"segment {self.identity}: {exc}") from exc
 
@@ -375,14 +383,6 @@ class SegmentFile:
         self.resident_bytes = sum(
             pages(self.blocks.length(block)) for block, state in enumerate(presence) if state != MISSING
         )
-
-    def _unlink(self, *suffixes: str) -> None:
-        """Remove what is of no use any more; what stays is waste."""
-        for suffix in suffixes:
-            try:
-                remove(beside(self.path, suffix))
-            except OSError as exc:
-                log.info("segment %s%s cannot be removed: %s", self.identity, suffix, exc)
 
     def _fault(self, what: str, *args: object) -> None:
         log.warning("segment %s " + what, self.identity, *args)

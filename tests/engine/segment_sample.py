@@ -49,10 +49,15 @@ class Sample:
         self.content = bytes(content)
         self._files: list[SegmentFile] = []
 
-    def file(self) -> SegmentFile:
-        """The segment as a new process, or another node, opens it."""
+    def closed_file(self) -> SegmentFile:
+        """The segment as a new process, or another node, knows it, before it is opened."""
         file = SegmentFile(self.path, IDENTITY, self.blocks, self._fs)
         self._files.append(file)
+        return file
+
+    def file(self) -> SegmentFile:
+        """The segment as a new process, or another node, opens it."""
+        file = self.closed_file()
         file.open()
         file.check()
         return file

@@ -91,7 +91,7 @@ def test_full_file_system_at_the_seal_loses_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.needs("root")
-@pytest.mark.expects_log("was changed after|cannot be opened: .*Read-only")
+@pytest.mark.expects_log("was changed after|cannot be taken back, .*Read-only")
 def test_read_only_directory_serves_what_is_sealed(tmp_path: Path) -> None:
     sample, file = segment_of(directory(tmp_path / "backing"))
     sample.complete(file)

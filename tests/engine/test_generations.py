@@ -140,6 +140,8 @@ def test_generation_damaged_on_both_sides_gives_way_to_the_one_before(node: Node
     for side in ("local", "shared"):
         spoil(node.folder(side) / B, how)
     assert node.current() == A
+    if "summary" not in how:  # a cut catalog ends the process that opens it
+        assert node.store.catalogs("photos", "v1") == [node.folder("local") / A / CATALOG]
     node.add(B)
     assert node.current() == B
 

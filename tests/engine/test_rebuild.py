@@ -138,8 +138,9 @@ def test_foreign_and_damaged_files_are_passed_over(backing: BackingDirectory, in
     (folder / "note.txt").write_text("not ours")
     (folder / "garbage.map").write_bytes(b"x" * 10_000)
     (folder / "empty.sum").write_bytes(b"")
-    (folder / f"{identity(9)}.sum").write_bytes(paths_of(backing, 1).with_suffix(".sum").read_bytes())
-    (folder / identity(9)).write_bytes(b"of another name")
+    filled(backing, 8, LARGE, 4)
+    for suffix in ("", ".sum"):  # under another name it is no segment
+        paths_of(backing, 8).with_suffix(suffix).rename((folder / identity(9)).with_suffix(suffix))
     (folder / ".nfs0001").write_bytes(b"silly")
     (backing.path / "segments" / "stray").write_bytes(b"")
     (folder / "folder.map").mkdir()

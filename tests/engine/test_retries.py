@@ -28,7 +28,7 @@ def origin_with_small() -> FakeOrigin:
 
 
 async def retried(engine: Engine, count: int) -> None:
-    """Wait until so many attempts have failed, and the delay before the next has begun: only then may the clock jump."""
+    """Wait until so many attempts have failed and the delay before the next has begun: then the clock may jump."""
     await until(lambda: engine.metrics.origin_retries.value() == count)
     await trio.testing.wait_all_tasks_blocked()
 

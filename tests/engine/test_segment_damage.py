@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from dsfs.model.blocks import PackBlocks
+from dsfs.model.errors import BlockLostError
 from dsfs.storage import faultpoint
 from dsfs.storage.blockmap import position
 from dsfs.storage.segment import State
@@ -144,6 +145,16 @@ def test_removed_file_costs_blocks_and_no_wrong_byte(sample: Sample, suffix: str
     sample.complete(file)
     sample.close()
     sample.complete(sample.file())
+
+
+def test_sealed_file_that_was_removed_is_missed_by_the_next_read(sample: Sample) -> None:
+    """Its bytes could still be read, but its space would never be free and its blocks never be filled again."""
+    file = sample.sealed()
+    sample.path.unlink()
+    with pytest.raises(BlockLostError):
+        file.read_sealed(0, 10)
+    assert file.state is State.ABSENT
+    sample.complete(file)
 
 
 @pytest.mark.expects_log("segment ")

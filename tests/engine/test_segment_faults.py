@@ -41,6 +41,13 @@ def drop_and_fill(sample: Sample, file: SegmentFile) -> None:
     attempt(lambda: sample.fill(file, 0, 1))
 
 
+def opened_and(act: Act, sample: Sample) -> SegmentFile:
+    file = sample.closed_file()
+    attempt(file.open)
+    act(sample, file)
+    return file
+
+
 def nothing(sample: Sample) -> None:
     """The segment is absent."""
 
@@ -112,7 +119,7 @@ def test_death_at_any_step_leaves_no_false_resident_block(folder: Path, scenario
     for step in count(1):
         sample = prepared(folder, step, prepare)
         with stopping_at(step, DiedError(), torn=torn) as stop:
-            act(sample, sample.file())
+            opened_and(act, sample)
         sample.close()
         file = sample.file()
         sample.assert_right_or_lost(file)
@@ -125,6 +132,14 @@ def test_death_at_any_step_leaves_no_false_resident_block(folder: Path, scenario
             break
 
 
+def opened(sample: Sample) -> SegmentFile:
+    """The open file: who could not look tries again, as the next read does."""
+    try:
+        return sample.file()
+    except OSError:
+        return sample.file()
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.ESTALE])
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_error_at_any_step_leaves_no_false_resident_block(folder: Path, scenario: str, number: int) -> None:
@@ -132,7 +147,7 @@ def test_error_at_any_step_leaves_no_false_resident_block(folder: Path, scenario
     for step in count(1):
         sample = prepared(folder, step, prepare)
         with stopping_at(step, OSError(number, "refused by the test")) as stop:
-            act(sample, sample.file())
+            act(sample, opened(sample))
         for file in (sample.file(), sample.file()):  # as a new process sees it, before and after the old one goes on
             sample.assert_right_or_lost(file)
         sample.close()
@@ -151,7 +166,7 @@ def test_process_goes_on_after_an_error_at_any_step(folder: Path, scenario: str,
     for step in count(1):
         sample = prepared(folder, step, prepare)
         with stopping_at(step, OSError(number, "refused by the test")) as stop:
-            file = sample.file()
+            file = opened(sample)
             act(sample, file)
         file.check()
         sample.assert_right_or_lost(file)
@@ -160,6 +175,21 @@ def test_process_goes_on_after_an_error_at_any_step(folder: Path, scenario: str,
         sample.complete(sample.file())
         sample.close()
         if not stop.was_reached:
+            break
+
+
+def test_death_while_a_touched_segment_is_taken_back_loses_no_block(folder: Path) -> None:
+    for step in count(1):
+        sample = prepared(folder, step, touched)
+        with stopping_at(step, DiedError()) as stop:
+            sample.file()
+        sample.close()
+        file = sample.file()
+        sample.assert_right_or_lost(file)
+        assert file.is_complete
+        sample.close()
+        if not stop.was_reached:
+            assert step > 20
             break
 
 

@@ -6,17 +6,22 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import pytest
 
-from dsfs.model.blocks import BLOCK, BlockTable, PackBlocks, UniformBlocks
+from dsfs.model.blocks import BLOCK, RUN, BlockTable, PackBlocks, UniformBlocks
 from dsfs.model.errors import BlockLostError
 from dsfs.storage import faultpoint
+from dsfs.storage.filesystem import DirectFile
 from dsfs.storage.segment import TRUSTED, SegmentFile, State
-from tests.engine.segment_sample import Sample, medium, page_aligned, touch
+from tests.engine.segment_sample import Sample, flip, medium, page_aligned, touch
 
-TABLES: dict[str, BlockTable] = {"large": UniformBlocks(7 * BLOCK + 77), "pack": PackBlocks([100, 5000, 4096, 60_000, 1, 8192, 12_345, 4095])}
+TABLES: dict[str, BlockTable] = {
+    "large": UniformBlocks(7 * BLOCK + 77),
+    "pack": PackBlocks([100, 5000, 4096, 60_000, 1, 8192, 12_345, 4095]),
+}
 ROUNDS = 15
 WAIT_S = 30
 
@@ -188,3 +193,77 @@ def test_read_that_was_overtaken_by_the_seal_is_served(sample: Sample, monkeypat
     monkeypatch.setattr(faultpoint, "hook", seal)
     file.read_filling(1, 2, buffer)
     assert bytes(buffer[:length]) == sample.bytes_of(1)
+
+
+# ---------------------------------------------------------------- while a seal checks blocks
+
+
+@pytest.fixture
+def long(tmp_path: Path) -> Iterator[Sample]:
+    """Complete but not checked, and so long that a seal checks it in two reads."""
+    with medium("tmpfs", tmp_path) as folder:
+        made = Sample(folder, UniformBlocks(RUN + BLOCK))
+        for first, end in ((0, RUN // BLOCK), (RUN // BLOCK, RUN // BLOCK + 1)):
+            made.fill(made.file(), first, end)
+        made.close()
+        yield made
+        made.close()
+
+
+def after_read(monkeypatch: pytest.MonkeyPatch, number: int, what: Callable[[], object]) -> None:
+    """Do something when the n-th read of data is done, but what it got is not judged yet."""
+    read = DirectFile.read
+    numbers = count(1)
+
+    def reading(data: DirectFile, buffer: memoryview, length: int, offset: int) -> int:
+        got = read(data, buffer, length, offset)
+        if next(numbers) == number:
+            what()
+        return got
+
+    monkeypatch.setattr(DirectFile, "read", reading)
+
+
+@pytest.mark.expects_log("segment .* block 0 is not what was written")
+@pytest.mark.parametrize("is_noticed", [False, True])
+@pytest.mark.parametrize("number", [1, 2])
+def test_block_flipped_after_it_was_checked_is_not_sealed(
+    long: Sample, monkeypatch: pytest.MonkeyPatch, number: int, *, is_noticed: bool
+) -> None:
+    file = long.file()
+
+    def spoil() -> None:
+        flip(long.beside(".part"), 10)
+        if is_noticed:  # by a write of another thread, which goes on with the changed file
+            long.fill(file, RUN // BLOCK, RUN // BLOCK + 1)
+
+    after_read(monkeypatch, number, spoil)
+    assert not file.seal()
+    assert not file.seal()
+    assert not file.presence[0]
+    long.complete(file)
+
+
+def test_write_that_begins_while_a_seal_checks_keeps_it_from_sealing(
+    long: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = long.file()
+    writing, go_on = threading.Event(), threading.Event()
+    writer = threading.Thread(target=long.fill, args=(file, 0, 1))
+
+    def hold(point: str) -> None:
+        if point == "segment.data" and threading.current_thread() is writer:
+            writing.set()
+            assert go_on.wait(WAIT_S)
+
+    def begin_to_write() -> None:
+        writer.start()
+        assert writing.wait(WAIT_S)
+
+    monkeypatch.setattr(faultpoint, "hook", hold)
+    after_read(monkeypatch, 2, begin_to_write)
+    assert not file.seal()
+    go_on.set()
+    writer.join(WAIT_S)
+    assert file.seal()
+    long.complete(file)

@@ -1,0 +1,132 @@
+"""What the reading verbs answer while something is wrong, and what they say to requests that are."""
+
+import errno
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import trio
+
+from dsfs.admin import queries
+from dsfs.admin.queries import Queries
+from dsfs.admin.verbs import Verbs
+from dsfs.cache.datasets import Datasets
+from dsfs.model.errors import BackingError, DsfsError
+from tests.engine.engine import MIB, PREFIX, Engine, running
+from tests.engine.fake_origin import FakeOrigin
+from tests.engine.faults import Faults
+
+CONTENT = b"x" * (5 * MIB)
+
+
+def sample() -> FakeOrigin:
+    origin = FakeOrigin()
+    for version in ("v1", "v2"):
+        origin.put(f"{PREFIX}{version}/large", CONTENT)
+    return origin
+
+
+def spoil_catalogs(directory: Path, version: str) -> None:
+    """Of the version, here and in the backing directory."""
+    for catalog in directory.glob(f"**/photos/{version}/*/catalog.mdb"):
+        catalog.write_bytes(b"")
+
+
+def queries_of(engine: Engine) -> Queries:
+    datasets = cast(Datasets, SimpleNamespace(origins=[engine.origin], count=lambda: None))
+    return Queries(
+        engine.library, engine.opener, engine.filler, engine.memory, engine.backing, engine.index, datasets,
+        Path("/mnt"), Path("/etc/dsfs.toml"), engine.settings.memory_bytes,
+    )  # fmt: skip
+
+
+def verbs_of(engine: Engine) -> Verbs:
+    asked = queries_of(engine)
+    return Verbs(asked, engine.library, engine.dropper, engine.metrics, asked.datasets, lambda *, now: None)
+
+
+@pytest.mark.expects_log("is damaged and left out|v1 cannot be listed")
+async def test_status_shows_the_other_versions_beside_one_that_cannot_be_made_ready(tmp_path: Path) -> None:
+    origin = sample()
+    async with running(tmp_path, origin) as engine:
+        for version in ("v1", "v2"):
+            await engine.read_path(f"{version}/large")
+    spoil_catalogs(tmp_path, "v1")
+    async with running(tmp_path, origin) as engine:
+        origin.fail_everything(BackingError("the only way to it is closed"))
+        answer = await queries_of(engine).status(None)
+        broken, whole = cast(list[dict[str, Any]], answer["versions"])
+        assert (broken["version"], broken["state"], broken["generation"]) == ("v1", "unlisted", None)
+        assert broken["error"] == "the only way to it is closed"
+        assert (whole["version"], whole["state"], whole["resident_bytes"]) == ("v2", "ready", len(CONTENT))
+
+
+@pytest.mark.expects_log("cannot be opened")
+async def test_segment_that_is_in_use_and_not_opened_is_resident_as_the_index_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    origin = sample()
+    async with running(tmp_path, origin) as engine:
+        await engine.read_path("v1/large")
+    async with running(tmp_path, origin) as engine:
+        Faults(monkeypatch).fail("segment.open_sealed", errno.EIO)
+        engine.opener.release(await engine.open("v1/large"))
+        version = await engine.library.version(await engine.library.dataset("photos"), "v1")
+        generation = await engine.library.generation(version)
+        entry = generation.catalog.resolve("large")
+        assert await engine.opener.resident_blocks(generation, entry) == (40, 40)
+
+
+async def test_why_leaves_no_user_behind(tmp_path: Path) -> None:
+    async with running(tmp_path, sample()) as engine:
+        answer = await queries_of(engine).why("photos/v1/large")
+        assert answer["blocks"] == {"resident": 0, "total": 40}
+        assert [segment.users for segment in engine.segments] == [0]
+
+
+async def test_backing_directory_that_does_not_answer_holds_up_neither_status_nor_metrics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queries, "BACKING_ANSWERS_S", 0.05)
+    async with running(tmp_path, sample()) as engine:
+        verbs = verbs_of(engine)
+        engine.metrics.backing_free_bytes.read_from(lambda: engine.backing.space()[1])
+        gate = Faults(monkeypatch).hold("backing.statvfs")
+        for _ in range(queries.BACKING_QUESTIONS + 1):  # also once every thread hangs
+            answer = cast(dict[str, Any], (await verbs.status({}))["backing"])
+            assert (answer["state"], answer["reason"]) == ("paused", "backing directory does not answer")
+        with pytest.raises(BackingError, match="does not answer"):
+            await verbs.metrics_text({})
+        gate.open()
+
+
+@pytest.mark.expects_log("cannot be found: it does not answer")
+async def test_status_shows_the_known_versions_while_the_backing_directory_cannot_be_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queries, "CATALOGS_FOUND_S", 0.05)
+    async with running(tmp_path, sample()) as engine:
+        await engine.read_path("v1/large")
+        monkeypatch.setattr(engine.library, "meet_catalogued", trio.sleep_forever)
+        (version,) = cast(list[dict[str, Any]], (await queries_of(engine).status(None))["versions"])
+        assert version["version"] == "v1"
+
+
+@pytest.mark.parametrize(
+    ("verb", "args", "message"),
+    [
+        ("why", {}, "argument 'path' is missing"),
+        ("why", {"path": 5}, "argument 'path' is no text: 5"),
+        ("status", {"target": 5}, "argument 'target' is no text: 5"),
+        ("ls", {"target": ["a"]}, r"argument 'target' is no text: \['a'\]"),
+        ("drop", {}, "argument 'target' is missing"),
+        ("refresh", {"target": None}, "argument 'target' is missing"),
+    ],
+)
+async def test_argument_that_is_no_text_is_refused(
+    tmp_path: Path, verb: str, args: dict[str, Any], message: str
+) -> None:
+    async with running(tmp_path, sample()) as engine:
+        with pytest.raises(DsfsError, match=message):
+            await verbs_of(engine).table()[verb].run(args)
