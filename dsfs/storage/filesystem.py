@@ -61,6 +61,17 @@ def remove(path: Path) -> None:
             raise
 
 
+def is_there(path: Path) -> bool:
+    """Whether there is such a name; OSError if that cannot be known (os.path.lexists would say no)."""
+    try:
+        os.lstat(path)
+    except OSError as exc:
+        if exc.errno not in GONE:
+            raise
+        return False
+    return True
+
+
 def replace_file(path: Path, content: bytes) -> None:
     """Make `content` the file at `path` by a rename, flushed before it: nobody ever meets a half."""
     new = path.with_name(path.name + NEW)

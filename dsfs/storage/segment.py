@@ -29,7 +29,7 @@ from dsfs.model.blocks import RUN, BlockTable, extent, pages
 from dsfs.model.errors import BlockLostError
 from dsfs.storage.blockmap import DamagedMapError
 from dsfs.storage.faultpoint import reach
-from dsfs.storage.filesystem import GONE, FileSystem, remove
+from dsfs.storage.filesystem import GONE, FileSystem, is_there, remove
 from dsfs.storage.filling import Filling, Place, UnsealError, beside, read_records, remove_waste, write_sum
 from dsfs.storage.sealed import SealBrokenError, SealedFile, stamp_of
 
@@ -104,7 +104,7 @@ class SegmentFile:
         try:
             header, block_map = read_records(self.path, ".sum", self.blocks)
             if os.fstat(fd).st_nlink > 1:  # a crash between link and unlink left the old names
-                remove_waste(self.path, ".part", ".map")
+                remove_waste(self.path, ".map", ".part")
             sealed = SealedFile(self._lock, fd, (self.blocks.size, header.inode, header.mtime_ns))
             if stamp_of(fd) == sealed.stamp:
                 self._sealed, self.state = sealed, State.SEALED
@@ -124,7 +124,7 @@ class SegmentFile:
         return False
 
     def _open_filling(self) -> bool:
-        if not os.path.lexists(beside(self.path, ".map")):
+        if not is_there(beside(self.path, ".map")):
             return False  # a .part alone is waste: nothing vouches for it
         try:
             self._start(Filling.open(self._place))
@@ -260,7 +260,7 @@ class SegmentFile:
             remove_waste(self.path, ".map", ".part")
             self._become_absent()
             raise
-        if not os.path.lexists(self.path):
+        if not is_there(self.path):
             write_sum(self.path, self.blocks, filling.map, filling.stamp)
         reach("segment.sum_written")
         try:
@@ -269,7 +269,7 @@ class SegmentFile:
             log.info("segment %s: another node sealed it first", self.identity)
         reach("segment.linked")
         self._retire()
-        remove_waste(self.path, ".part", ".map")
+        remove_waste(self.path, ".map", ".part")
         self._look()  # what is trusted now is what the next open would trust
 
     def _check_unchecked(self, filling: Filling) -> None:

@@ -178,6 +178,25 @@ def test_process_goes_on_after_an_error_at_any_step(folder: Path, scenario: str,
             break
 
 
+@pytest.mark.parametrize("prepare", [Sample.sealed, Sample.partly_filled])
+def test_segment_that_cannot_be_looked_at_stays_closed_and_loses_nothing(
+    folder: Path, prepare: Callable[[Sample], SegmentFile]
+) -> None:
+    for step in count(1):
+        sample = prepared(folder, step, prepare)
+        file = sample.closed_file()
+        with stopping_at(step, OSError(errno.EIO, "refused by the test")) as stop:
+            attempt(file.open)
+        file.check()
+        file.open()
+        assert file.resident_blocks == len(sample.blocks) - (prepare is Sample.partly_filled)
+        sample.complete(file)
+        sample.close()
+        if not stop.was_reached:
+            assert step > 3
+            break
+
+
 def test_death_while_a_touched_segment_is_taken_back_loses_no_block(folder: Path) -> None:
     for step in count(1):
         sample = prepared(folder, step, touched)

