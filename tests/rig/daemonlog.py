@@ -5,8 +5,10 @@ from collections.abc import Iterable
 
 LOG_LINE = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z ((\w+) .*)")
 HARMLESS = ("DEBUG", "INFO")
-# The rig's backing directory is a local one.
-USUAL = re.compile(r"\[backing\] path: .* not on a network file system|state_dir: .* is on tmpfs")
+# The rig's backing directory is a local one; a summary of repeats stands for lines of which the first was judged.
+USUAL = re.compile(
+    r"\[backing\] path: .* not on a network file system|state_dir: .* is on tmpfs|: \d+ more like this within "
+)
 
 
 def unexpected_lines(log: str, expected: Iterable[str] = ()) -> list[str]:
