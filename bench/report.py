@@ -16,13 +16,14 @@ from bench.records import LOCAL, Record, Result, Sample
 README = Path(__file__).parent / "README.md"
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 OURS = "dsfs"
-AGAINST = ("native", "obstore", "rclone")
+SHOWN = ("native", "small pages", OURS, "rclone", "obstore")
+AGAINST = ("native", "small pages", "obstore", "rclone")
 _MIB = 1 << 20
 
 
 def table(record: Record) -> str:
     """Markdown, columns aligned, so that it can be read in a terminal too."""
-    subjects = [name for name in ("native", "dsfs", "rclone", "obstore") if _has(record, name)]
+    subjects = [name for name in SHOWN if _has(record, name)]
     against = [name for name in AGAINST if name in subjects and OURS in subjects]
     rows = [["", *subjects, *(f"{OURS} : {name}" for name in against)]]
     for step, distance in _cells(record):

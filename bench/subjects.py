@@ -147,6 +147,36 @@ class Native:
         yield DirectorySession(surroundings.truth, surroundings)
 
 
+class SmallPages:
+    """The large file on a tmpfs whose page cache is made of 4 KiB pages, as that of FUSE is.
+
+    A local disk's page cache has larger ones (large folios), which a copy passes through in half the time or less; the
+    kernel gives FUSE none (6.18).  So this is what any file system behind FUSE can reach at best.
+    """
+
+    remote = False
+
+    def can(self, load: Load, cache: str) -> bool:
+        return load.kind == "sequential" and cache == "kept"
+
+    def version(self) -> str:
+        return ""
+
+    @contextmanager
+    def session(self, surroundings: Surroundings) -> Iterator[Session]:
+        base = surroundings.scratch / "tmpfs"
+        base.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "huge=never", "tmpfs", str(base)], check=True)
+        try:
+            (base / BIG).parent.mkdir(parents=True)
+            shutil.copyfile(surroundings.truth / BIG, base / BIG)
+            session = DirectorySession(base, surroundings)
+            session.run(Load("sequential"))  # "again" is not the first time
+            yield session
+        finally:
+            subprocess.run(["umount", str(base)], check=True)
+
+
 class Dsfs:
     """dsfs as a user runs it: its command, a configuration file, credentials in the environment."""
 
@@ -285,7 +315,13 @@ class Limit:
         yield LimitSession(surroundings)
 
 
-SUBJECTS: dict[str, Subject] = {"native": Native(), "dsfs": Dsfs(), "rclone": Rclone(), "obstore": Limit()}
+SUBJECTS: dict[str, Subject] = {
+    "native": Native(),
+    "small pages": SmallPages(),
+    "dsfs": Dsfs(),
+    "rclone": Rclone(),
+    "obstore": Limit(),
+}
 
 
 def _clean_environment() -> dict[str, str]:

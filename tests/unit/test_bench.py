@@ -15,6 +15,7 @@ from bench.lister import Bucket, Listed
 from bench.loads import Load, Outcome
 from bench.records import Record, Result, Sample
 from bench.scenarios import SCENARIOS, Step, cost
+from bench.subjects import SUBJECTS
 
 SIZES = data.Sizes(big_bytes=1 << 20, small_files=45, small_bytes=1000, tree_files=410, random_reads=10)
 
@@ -309,6 +310,10 @@ def test_table_shows_medians_spread_ratios_and_failures() -> None:
     assert ["daemon CPU, s/GiB", "", "1.50", "", "", ""] in rows
     assert ["origin GET + HEAD + LIST", "", "4 + 0 + 0", "", "", ""] in rows
     assert ["bytes fetched / bytes read", "", "2.00", "", "", ""] in rows
+
+
+def test_every_subject_has_a_column() -> None:
+    assert set(report.SHOWN) == set(SUBJECTS)
 
 
 def test_readme_keeps_what_stands_around_the_markers(tmp_path: Path) -> None:
