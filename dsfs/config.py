@@ -81,10 +81,10 @@ def module_names() -> frozenset[str]:
     """The names that log.levels may hold: the packages and modules of dsfs ("cache", "cache.fetch")."""
     root = Path(__file__).parent
     relative = (path.relative_to(root) for path in root.rglob("*.py"))
-    parts = (
+    modules = (
         path.parent.parts if path.name == "__init__.py" else path.with_suffix("").parts for path in relative
     )
-    return frozenset(".".join(names) for names in parts if names)
+    return frozenset(".".join(names) for names in modules if names)
 
 
 def _parse_levels(raw: object) -> Mapping[str, str]:

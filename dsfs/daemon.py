@@ -3,7 +3,7 @@
     services     index writer, readahead of packs, control socket, signals       cancelled last
       requests   FUSE                                                              ends first
 
-Stopping: no more requests, unmount, let the queued fills end (within a deadline: what is dropped can be
+Stopping: no more requests, unmount, let the queued fills end (within a deadline: what is lost can be
 fetched again), write the index and take the mark of a running daemon out of it.  A second signal skips the
 waiting.
 """

@@ -86,7 +86,7 @@ class Page:
                 self._line(f"  {key}: {reason}")
 
     def _why_pairs(self, answer: Answer) -> Iterator[tuple[str, str]]:
-        found, segment, extent, blocks = (answer[part] for part in ("object", "segment", "extent", "blocks"))
+        found, segment, extent, blocks = (answer[name] for name in ("object", "segment", "extent", "blocks"))
         yield "path", str(answer["path"])
         yield "version", f"{answer['dataset']}/{answer['version']}, generation {answer['generation']}"
         yield "object", str(found["url"])

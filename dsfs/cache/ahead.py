@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import trio
 
 from dsfs.cache.fetch import Fetcher
-from dsfs.cache.memory import Dropping
+from dsfs.cache.memory import Discarding
 from dsfs.cache.pool import Pool, Priority
 from dsfs.cache.runs import ActiveSegment
 from dsfs.cache.segments import SegmentTable
@@ -55,7 +55,7 @@ class Readahead:
         end = min(-(-advice.until // BLOCK), len(blocks))
         # In a young window runs are short, so that several connections work on it.
         run_blocks = max(1, min(RUN, max(SLOT_SIZES[1], stream.window // 8)) // BLOCK)
-        reached = self.fetcher.ahead(segment, first, end, run_blocks, Dropping.CONSUMED)
+        reached = self.fetcher.ahead(segment, first, end, run_blocks, Discarding.CONSUMED)
         stream.reached(reached * BLOCK)
 
     def stripe_bytes(self, segment: ActiveSegment) -> int:
@@ -118,7 +118,7 @@ class Readahead:
             reached = block
             if self.pool.waiting(Priority.AHEAD) < QUEUED_PER_CONNECTION * self.connections:
                 until = segment.file.blocks.run_limit(block)
-                reached = self.fetcher.ahead(segment, block, until, count, Dropping.FILLED)
+                reached = self.fetcher.ahead(segment, block, until, count, Discarding.FILLED)
             if reached == block:
                 await trio.sleep(IDLE_S)
             block = reached

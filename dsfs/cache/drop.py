@@ -101,5 +101,5 @@ class Dropper:
             self.filler.changed(segment)
         for run in set(segment.runs.values()):
             if self.memory.is_settled(run) and not run.users:
-                self.memory.drop(run)
+                self.memory.discard(run)
         return resident_bytes

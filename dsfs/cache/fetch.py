@@ -19,7 +19,7 @@ from functools import partial
 import trio
 
 from dsfs.cache.fill import Filler
-from dsfs.cache.memory import Dropping, Memory
+from dsfs.cache.memory import Discarding, Memory
 from dsfs.cache.pool import Bridge, Pool, Priority, Ticket
 from dsfs.cache.runs import ActiveSegment, LastFetch, Piece, Run
 from dsfs.cache.slot import Slot
@@ -72,7 +72,7 @@ class Fetcher:
                 return None
             until = self._free_until(segment, first, end, force=force)
             length = extent(segment.file.blocks, first, until)[1]
-            slot = self.memory.try_take(length, Dropping.SETTLED)
+            slot = self.memory.try_take(length, Discarding.SETTLED)
             if slot is None:
                 slot = await self.memory_for(length)
                 # While this task waited for room another may have started some of these blocks, or filled the
@@ -83,7 +83,7 @@ class Fetcher:
                     continue
             return self._start(segment, first, until, slot, Priority.READER, wanted=first)
 
-    def ahead(self, segment: ActiveSegment, first: int, end: int, run_blocks: int, dropping: Dropping) -> int:
+    def ahead(self, segment: ActiveSegment, first: int, end: int, run_blocks: int, discarding: Discarding) -> int:
         """Start runs for what is missing in first..end-1, as long as memory is to be had.
 
         Returns the block it came to.
@@ -94,7 +94,7 @@ class Fetcher:
                 first += 1
                 continue
             until = self._free_until(segment, first, min(end, first + run_blocks), force=False)
-            slot = self.memory.try_take(extent(blocks, first, until)[1], dropping)
+            slot = self.memory.try_take(extent(blocks, first, until)[1], discarding)
             if slot is None:
                 return first
             self._start(segment, first, until, slot, Priority.AHEAD, wanted=-1)
@@ -149,8 +149,8 @@ class Fetcher:
         error: DsfsError | None = None
         try:
             origin = piece.run.segment.source.origin
-            for chunk in origin.fetch(piece.obj, piece.object_offset + done, piece.length - done):
-                done += slot.put(piece.at + done, chunk)
+            for buffer in origin.fetch(piece.obj, piece.object_offset + done, piece.length - done):
+                done += slot.put(piece.at + done, buffer)
                 piece.got = done
                 if piece.waiters:
                     self.bridge.post(piece.wake)

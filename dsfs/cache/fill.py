@@ -2,7 +2,7 @@
 exists).
 
 Concurrency: a worker thread of the backing pool writes one run: checksums, room, data, map, and the seal if
-the segment is complete.  The trio thread then notes the segment for the index and lets the run be dropped
+the segment is complete.  The trio thread then notes the segment for the index and lets the run be discarded
 from memory.  Whatever goes wrong here costs a later fetch and never a reader.
 """
 

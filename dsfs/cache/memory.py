@@ -1,8 +1,8 @@
 """One budget for all buffers: page-aligned slots, reused, in three sizes.
 
 Concurrency: the trio thread only.  A slot is written by the worker threads of its run and read by the kernel
-while a reply is sent; it goes back to the free list only when its run is dropped, and a run with users or
-work in flight is never dropped.  Readers that wait for room get it in the order they came; meanwhile nobody
+while a reply is sent; it goes back to the free list only when its run is discarded, and a run with users or
+work in flight is never discarded.  Readers that wait for room get it in the order they came; meanwhile nobody
 else gets any.
 
 INVARIANT: `allocated_bytes` is the size of all slots, in use or free, and at most `limit_bytes`.
@@ -22,7 +22,7 @@ from dsfs.cache.slot import SLOT_SIZES, Slot
 PATIENCE_S = 2.0  # a fill that has been queued for so long is given up when a reader waits for memory
 
 
-class Dropping(IntEnum):
+class Discarding(IntEnum):
     """What a want for memory may push out: settled runs of this kind and of those before it, oldest first."""
 
     CONSUMED = 0  # runs that readers have had to their end
@@ -31,7 +31,7 @@ class Dropping(IntEnum):
 
 
 class Memory:
-    """Hands out slots; drops settled runs when it must.  `forget(run)` takes a dropped run out of its segment."""
+    """Hands out slots; discards settled runs when it must.  `forget(run)` takes a discarded run out of its segment."""
 
     def __init__(self, limit_bytes: int, forget: Callable[[Run], None]) -> None:
         self.limit_bytes = limit_bytes
@@ -39,7 +39,7 @@ class Memory:
         self.free_bytes = 0
         self._forget = forget
         self._free: dict[int, list[Slot]] = {size: [] for size in SLOT_SIZES}
-        self._settled: tuple[OrderedDict[Run, None], ...] = tuple(OrderedDict() for _ in Dropping)
+        self._settled: tuple[OrderedDict[Run, None], ...] = tuple(OrderedDict() for _ in Discarding)
         self._queued_fills: OrderedDict[Run, tuple[float, Callable[[], None]]] = OrderedDict()
         self._turn = trio.Lock()
         self._changed = trio.lowlevel.ParkingLot()
@@ -48,14 +48,14 @@ class Memory:
     def used_bytes(self) -> int:
         return self.allocated_bytes - self.free_bytes
 
-    def try_take(self, length: int, dropping: Dropping) -> Slot | None:
-        """A slot for `length` bytes; None if nothing that `dropping` allows makes room, or if readers wait for it."""
-        return None if self._turn.locked() else self._take(length, dropping)
+    def try_take(self, length: int, discarding: Discarding) -> Slot | None:
+        """A slot for `length` bytes; None if nothing that `discarding` allows makes room, or if readers wait for it."""
+        return None if self._turn.locked() else self._take(length, discarding)
 
     async def take(self, length: int) -> Slot:
         """The same for a reader: waits for room.  Fills that are late for it are given up."""
         async with self._turn:
-            while (slot := self._take(length, Dropping.SETTLED)) is None:
+            while (slot := self._take(length, Discarding.SETTLED)) is None:
                 late_in_s, give_up = self._oldest_fill()
                 if late_in_s <= 0:
                     give_up()
@@ -64,14 +64,14 @@ class Memory:
                     await self._changed.park()
             return slot
 
-    def _take(self, length: int, dropping: Dropping) -> Slot | None:
+    def _take(self, length: int, discarding: Discarding) -> Slot | None:
         size = next(size for size in SLOT_SIZES if size >= length)
-        # Memory that was in use is faster than fresh pages: rather drop what nobody will miss than grow.
-        oldest = next(iter(self._settled[Dropping.CONSUMED]), None)
+        # Memory that was in use is faster than fresh pages: rather discard what nobody will miss than grow.
+        oldest = next(iter(self._settled[Discarding.CONSUMED]), None)
         if oldest is not None and oldest.filled and not oldest.users and not self._free[size]:
-            self.drop(oldest)
+            self.discard(oldest)
         while (slot := self._at_hand(size)) is None:
-            if not self._drop_one(dropping):
+            if not self._discard_one(discarding):
                 return None
         return slot
 
@@ -83,21 +83,21 @@ class Memory:
             return None
         for other in SLOT_SIZES:
             while self.allocated_bytes + size > self.limit_bytes and self._free[other]:
-                self._free[other].pop().discard()
+                self._free[other].pop().return_pages()
                 self.allocated_bytes -= other
                 self.free_bytes -= other
         self.allocated_bytes += size
         return Slot(size)
 
-    def _drop_one(self, dropping: Dropping) -> bool:
-        for runs in self._settled[: dropping + 1]:
+    def _discard_one(self, discarding: Discarding) -> bool:
+        for runs in self._settled[: discarding + 1]:
             for run in runs:
                 if not run.users:
-                    self.drop(run)
+                    self.discard(run)
                     return True
         return False
 
-    def drop(self, run: Run) -> None:
+    def discard(self, run: Run) -> None:
         """Take a settled run out of memory."""
         for runs in self._settled:
             runs.pop(run, None)
@@ -119,8 +119,8 @@ class Memory:
     def settle(self, run: Run) -> None:
         """No worker touches the run any more."""
         self._queued_fills.pop(run, None)
-        rest = Dropping.FILLED if run.filled else Dropping.SETTLED
-        self._settled[Dropping.CONSUMED if run.consumed else rest][run] = None
+        rest = Discarding.FILLED if run.filled else Discarding.SETTLED
+        self._settled[Discarding.CONSUMED if run.consumed else rest][run] = None
         self._changed.unpark_all()
 
     def is_settled(self, run: Run) -> bool:
@@ -129,10 +129,10 @@ class Memory:
     def consume(self, run: Run) -> None:
         """Readers have had all of the run: it goes first."""
         run.consumed = True
-        for runs in self._settled[Dropping.FILLED :]:
+        for runs in self._settled[Discarding.FILLED :]:
             if run in runs:
                 del runs[run]
-                self._settled[Dropping.CONSUMED][run] = None
+                self._settled[Discarding.CONSUMED][run] = None
 
     def leave(self, run: Run) -> None:
         """One user of the run less."""

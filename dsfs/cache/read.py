@@ -82,17 +82,17 @@ class Reader:
         run_bytes = 0
         if isinstance(blocks, UniformBlocks) and segment.file.state is not State.SEALED:
             run_bytes = await self._look_ahead(file, segment, offset, end)
-        parts: list[Buffer] = []
+        stretches: list[Buffer] = []
         while offset < end:
             block = blocks.at(offset)
             if block not in segment.runs and segment.file.presence[block]:
-                part = await self._resident(segment, offset, end)
+                stretch = await self._resident(segment, offset, end)
             else:
-                part = await self._fetched(segment, offset, end, run_bytes)
-            offset += len(part)
-            # A view is of a slot, which may be reused while this task waits for the next part.
-            parts.append(bytes(part) if offset < end and isinstance(part, memoryview) else part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+                stretch = await self._fetched(segment, offset, end, run_bytes)
+            offset += len(stretch)
+            # A view is of a slot, which may be reused while this task waits for the next stretch.
+            stretches.append(bytes(stretch) if offset < end and isinstance(stretch, memoryview) else stretch)
+        return stretches[0] if len(stretches) == 1 else b"".join(stretches)
 
     async def _look_ahead(self, file: OpenFile, segment: ActiveSegment, offset: int, end: int) -> int:
         """Start the wanted run of a large file, then what its stream will want next.

@@ -37,24 +37,24 @@ class Slot:
         self.view = memoryview(self._memory)
         self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
 
-    def discard(self) -> None:
+    def return_pages(self) -> None:
         """Give the memory back to the system now; its content is lost.
 
-        The mapping itself goes with the last reference, which may take long: a dropped run and its pieces refer to each
-        other, and to the slot, until Python's collector comes by.
+        The mapping itself goes with the last reference, which may take long: a discarded run and its pieces refer to
+        each other, and to the slot, until Python's collector comes by.
         """
         self._memory.madvise(mmap.MADV_DONTNEED)
 
-    def put(self, at: int, chunk: object) -> int:
-        """Copy the buffer `chunk` to offset `at`, without the GIL.
+    def put(self, at: int, buffer: object) -> int:
+        """Copy `buffer` to offset `at`, without the GIL.
 
         Returns its length.  ValueError if it does not fit.
         """
-        length = memoryview(chunk).nbytes  # type: ignore[arg-type]
+        length = memoryview(buffer).nbytes  # type: ignore[arg-type]
         if at + length > self.size:
             raise ValueError(f"{length} bytes at {at} do not fit into {self.size}")
         source = _PyBuffer()
-        _get_buffer(chunk, source, 0)
+        _get_buffer(buffer, source, 0)
         try:
             _memcpy(self._address + at, source.address, length)
         finally:

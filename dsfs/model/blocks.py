@@ -12,7 +12,7 @@ from typing import Protocol
 
 PAGE = 4096  # bytes; what O_DIRECT asks of offsets and lengths on local file systems
 BLOCK = 128 * 1024  # bytes; block of a large segment, and what one random read fetches
-RUN = 4 * 1024 * 1024  # bytes; the most one run holds (parts below 4 MiB cost 10-20 %: coldpath measurements)
+RUN = 4 * 1024 * 1024  # bytes; the most one run holds (GETs below 4 MiB cost 10-20 %: coldpath measurements)
 
 
 def pages(length: int) -> int:

@@ -18,7 +18,7 @@ _PLACES = 4  # characters that tell how far a key is on the way from one to anot
 
 
 def cuts_towards(last: str, *, end: str, beyond: str, count: int) -> list[str]:
-    """At most `count` keys, ascending, that cut the keys behind `last` up to `end` into parts of like size.
+    """At most `count` keys, ascending, that cut the keys behind `last` up to `end` into ranges of like size.
 
     For a range whose keys are likely to go on to its end, because the next one begins right there: with
     `beyond`, whose first characters are therefore those of the last keys.
@@ -115,4 +115,4 @@ def _spread(keys: list[str], count: int) -> list[str]:
     keys = [key for key in keys if len(key.encode("utf-8", "surrogatepass")) <= KEY_MAX]
     if len(keys) <= count:
         return keys
-    return [keys[(part + 1) * len(keys) // (count + 1)] for part in range(count)]
+    return [keys[(cut + 1) * len(keys) // (count + 1)] for cut in range(count)]

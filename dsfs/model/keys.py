@@ -44,12 +44,12 @@ def key_path(key: str, size: int) -> KeyPath | Unusable:
     except UnicodeEncodeError:
         return Unusable.NOT_UTF8
     name = names.pop() or None
-    parts = names if name is None else [*names, name]
-    if b"" in parts:
+    components = names if name is None else [*names, name]
+    if b"" in components:
         return Unusable.EMPTY_NAME
-    if not _NOT_NAMES.isdisjoint(parts):
+    if not _NOT_NAMES.isdisjoint(components):
         return Unusable.DOT_NAME
-    if max(map(len, parts)) > NAME_MAX:
+    if max(map(len, components)) > NAME_MAX:
         return Unusable.LONG_NAME
     if name is None and size:
         return Unusable.MARKER_WITH_CONTENT

@@ -176,8 +176,8 @@ def _is_whole(placed: PlacedGeneration) -> bool:
 def _digest(path: Path) -> str:
     digest = blake2b(digest_size=20)
     with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
+        while content := file.read(1 << 20):
+            digest.update(content)
     return digest.hexdigest()
 
 

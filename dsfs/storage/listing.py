@@ -254,7 +254,7 @@ class _Listing:
         self._start_threads()
 
     def _cuts(self, current: _Range, count: int) -> list[str]:
-        """Where to cut the range, into `count` parts more at most."""
+        """Where to cut the range, into `count` ranges more at most."""
         if current.newest is None:
             return []
         first, last = current.newest

@@ -86,7 +86,7 @@ class Origin:
             return self._boto3.head(key)
 
     def fetch(self, obj: ObjectRef, offset: int, length: int) -> Generator[memoryview, None, None]:
-        """The bytes of `obj` from `offset` on, exactly `length` of them, in pieces of 256 KiB and more.
+        """The bytes of `obj` from `offset` on, exactly `length` of them, in buffers of 256 KiB and more.
 
         One GET.  Raises DriftedError if the object is not the one `obj` says, AccessDeniedError,
         BucketMissingError, and OriginTemporaryError for all that another attempt may not meet.  Closing the

@@ -41,7 +41,7 @@ from dsfs.storage.origin_answers import Answer, Wanted, error_of_answer, parse_c
 from dsfs.storage.origin_obstore import CREDENTIALS_TTL
 from dsfs.storage.origin_settings import OriginSettings
 
-CHUNK_BYTES = 256 * 1024
+BUFFER_BYTES = 256 * 1024
 LIST_ATTEMPTS = 3
 NO_CREDENTIALS = (
     "there are no AWS credentials: none in the environment, in ~/.aws or from the machine's role"
@@ -159,7 +159,7 @@ class Boto3Way:
             )
             body = reply["Body"]
             try:
-                yield self._answer(key, reply), self._pieces(key, body, deadline)
+                yield self._answer(key, reply), self._buffers(key, body, deadline)
             finally:
                 body.close()  # what was not read to its end does not go back to the pool
 
@@ -200,9 +200,9 @@ class Boto3Way:
             "s3", endpoint_url=self._settings.endpoint_url, region_name=self.region, config=config
         )
 
-    def _pieces(self, key: str, body: Any, deadline: float) -> Iterator[memoryview]:
-        while piece := body.read(CHUNK_BYTES):
-            yield memoryview(piece)
+    def _buffers(self, key: str, body: Any, deadline: float) -> Iterator[memoryview]:
+        while buffer := body.read(BUFFER_BYTES):
+            yield memoryview(buffer)
             if time.monotonic() > deadline:
                 raise OriginTemporaryError(
                     f"{self._where(key)}: no complete answer within {self._settings.request_timeout_s:g} s"

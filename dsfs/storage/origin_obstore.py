@@ -101,7 +101,7 @@ class ObstoreWay:
 
     @contextmanager
     def get(self, wanted: Wanted) -> Iterator[tuple[Answer, Iterable[memoryview]]]:
-        """The head of the answer, unchecked, and its body in pieces of MIN_CHUNK_BYTES and more.
+        """The head of the answer, unchecked, and its body in buffers of MIN_CHUNK_BYTES and more.
 
         Raises RangeStatusError before the block; within it too the errors of obstore become a DsfsError.
         Leaving the block early closes the connection.
@@ -122,7 +122,7 @@ class ObstoreWay:
                 offset=first,
                 length=end - first,
             )
-            yield answer, (memoryview(chunk) for chunk in result.stream(min_chunk_size=MIN_CHUNK_BYTES))
+            yield answer, (memoryview(buffer) for buffer in result.stream(min_chunk_size=MIN_CHUNK_BYTES))
         except (BaseError, FileNotFoundError) as error:
             raise _error_of(f"{self._origin_id}/{printable(wanted.obj.key)}", str(error)) from None
 

@@ -253,8 +253,8 @@ def _boot_id() -> str:
 def _checksum(path: Path) -> str:
     checksum = 0
     with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            checksum = crc32c(chunk, checksum)
+        while content := file.read(1 << 20):
+            checksum = crc32c(content, checksum)
     return f"{checksum:08x}"
 
 

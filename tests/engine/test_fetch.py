@@ -5,7 +5,7 @@ from random import Random
 
 import trio
 
-from dsfs.cache.memory import Dropping
+from dsfs.cache.memory import Discarding
 from dsfs.model.blocks import BLOCK, RUN
 from tests.engine.engine import MIB, PREFIX, Engine, Settings, running, until
 from tests.engine.fake_origin import FakeOrigin
@@ -105,7 +105,7 @@ async def test_reader_overtakes_readahead_that_was_queued_before(tmp_path: Path)
     async with running(tmp_path, origin, Settings(connections=1)) as engine:
         file = await engine.open("v1/large")
         assert file.segment is not None
-        engine.fetcher.ahead(file.segment, 0, 5 * RUN // BLOCK, RUN // BLOCK, Dropping.CONSUMED)
+        engine.fetcher.ahead(file.segment, 0, 5 * RUN // BLOCK, RUN // BLOCK, Discarding.CONSUMED)
         await until(gate.reached.is_set)
         async with trio.open_nursery() as nursery:
             readers = Readers(engine, nursery)

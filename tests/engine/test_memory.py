@@ -7,7 +7,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from dsfs.cache.memory import PATIENCE_S, Dropping, Memory
+from dsfs.cache.memory import PATIENCE_S, Discarding, Memory
 from dsfs.cache.pool import Ticket
 from dsfs.cache.runs import Run
 from dsfs.cache.slot import SLOT_SIZES, Slot
@@ -27,11 +27,11 @@ class StubRun:
 
 
 class Scene:
-    """A Memory for two large slots and the runs that were dropped from it."""
+    """A Memory for two large slots and the runs that were discarded from it."""
 
     def __init__(self, limit_bytes: int = 2 * LARGE) -> None:
-        self.dropped: list[Run] = []
-        self.memory = Memory(limit_bytes, self.dropped.append)
+        self.discarded: list[Run] = []
+        self.memory = Memory(limit_bytes, self.discarded.append)
 
     def run(self, *, consumed: bool = False, filled: bool = False) -> Run:
         """A run in a large slot, settled."""
@@ -41,7 +41,7 @@ class Scene:
         return run
 
     def in_flight(self) -> Run:
-        slot = self.memory.try_take(LARGE, Dropping.CONSUMED)
+        slot = self.memory.try_take(LARGE, Discarding.CONSUMED)
         assert slot is not None
         return cast(Run, StubRun(slot))
 
@@ -61,11 +61,11 @@ class Scene:
 def test_slot_is_the_smallest_that_holds_the_length() -> None:
     memory = Memory(16 * LARGE, lambda run: None)
     sizes = [1, SMALL, SMALL + 1, MEDIUM, MEDIUM + 1, LARGE]
-    taken = [memory.try_take(size, Dropping.SETTLED) for size in sizes]
+    taken = [memory.try_take(size, Discarding.SETTLED) for size in sizes]
     assert [slot.size for slot in taken if slot] == [SMALL, SMALL, MEDIUM, MEDIUM, LARGE, LARGE]
 
 
-def test_chunk_that_does_not_fit_is_refused_and_changes_nothing() -> None:
+def test_buffer_that_does_not_fit_is_refused_and_changes_nothing() -> None:
     slot = Slot(SMALL)
     assert slot.put(SMALL - 3, memoryview(b"abc")) == 3
     with pytest.raises(ValueError, match="do not fit"):
@@ -76,12 +76,12 @@ def test_chunk_that_does_not_fit_is_refused_and_changes_nothing() -> None:
 def test_memory_of_another_size_is_freed_for_a_want_within_the_limit() -> None:
     scene = Scene(LARGE)
     memory = scene.memory
-    slots = [memory.try_take(SMALL, Dropping.SETTLED) for _ in range(LARGE // SMALL)]
-    assert memory.try_take(SMALL, Dropping.SETTLED) is None
+    slots = [memory.try_take(SMALL, Discarding.SETTLED) for _ in range(LARGE // SMALL)]
+    assert memory.try_take(SMALL, Discarding.SETTLED) is None
     for slot in slots:
         assert slot is not None
         memory.give_back(slot)
-    assert memory.try_take(LARGE, Dropping.SETTLED) is not None
+    assert memory.try_take(LARGE, Discarding.SETTLED) is not None
     assert memory.allocated_bytes == LARGE
     memory.check()
 
@@ -89,25 +89,27 @@ def test_memory_of_another_size_is_freed_for_a_want_within_the_limit() -> None:
 def test_free_slots_are_kept_when_they_would_not_make_enough_room() -> None:
     scene = Scene(LARGE)
     memory = scene.memory
-    kept, other = memory.try_take(SMALL, Dropping.SETTLED), memory.try_take(SMALL, Dropping.SETTLED)
+    kept, other = memory.try_take(SMALL, Discarding.SETTLED), memory.try_take(SMALL, Discarding.SETTLED)
     assert kept is not None
     assert other is not None
     memory.give_back(kept)
-    assert memory.try_take(LARGE, Dropping.SETTLED) is None
-    assert memory.try_take(SMALL, Dropping.SETTLED) is kept
+    assert memory.try_take(LARGE, Discarding.SETTLED) is None
+    assert memory.try_take(SMALL, Discarding.SETTLED) is kept
 
 
-@pytest.mark.parametrize(("dropping", "leaves"), [(Dropping.CONSUMED, 1), (Dropping.FILLED, 2), (Dropping.SETTLED, 3)])
-def test_what_pushes_out_what(dropping: Dropping, leaves: int) -> None:
+@pytest.mark.parametrize(
+    ("discarding", "leaves"), [(Discarding.CONSUMED, 1), (Discarding.FILLED, 2), (Discarding.SETTLED, 3)]
+)
+def test_what_pushes_out_what(discarding: Discarding, leaves: int) -> None:
     scene = Scene(4 * LARGE)
     unfilled, filled = scene.run(), scene.run(filled=True)
     in_flight, consumed = scene.in_flight(), scene.run(consumed=True)
     taken = 0
-    while scene.memory.try_take(LARGE, dropping):
+    while scene.memory.try_take(LARGE, discarding):
         taken += 1
-    assert scene.dropped == [consumed, filled, unfilled][:leaves]
+    assert scene.discarded == [consumed, filled, unfilled][:leaves]
     assert taken == leaves
-    assert in_flight not in scene.dropped
+    assert in_flight not in scene.discarded
     scene.memory.check()
 
 
@@ -117,8 +119,8 @@ def test_consumed_runs_leave_in_the_order_they_were_consumed() -> None:
     scene.memory.consume(third)
     scene.memory.consume(first)
     for _ in range(2):
-        scene.memory.try_take(LARGE, Dropping.CONSUMED)
-    assert scene.dropped == [third, first]
+        scene.memory.try_take(LARGE, Discarding.CONSUMED)
+    assert scene.discarded == [third, first]
     assert scene.memory.is_settled(second)
 
 
@@ -127,9 +129,9 @@ def test_run_with_users_stays() -> None:
     used = scene.run()
     used.users = 1
     unused = scene.run()
-    assert scene.memory.try_take(LARGE, Dropping.SETTLED) is not None
-    assert scene.memory.try_take(LARGE, Dropping.SETTLED) is None
-    assert scene.dropped == [unused]
+    assert scene.memory.try_take(LARGE, Discarding.SETTLED) is not None
+    assert scene.memory.try_take(LARGE, Discarding.SETTLED) is None
+    assert scene.discarded == [unused]
 
 
 def test_consumed_memory_is_used_again_before_fresh_memory_is_taken() -> None:
@@ -180,9 +182,9 @@ async def test_readers_get_memory_in_the_order_they_came_and_nobody_overtakes_th
             nursery.start_soon(reader, number)
             await wait_all_tasks_blocked()
         scene.memory.settle(run)
-        assert scene.memory.try_take(SMALL, Dropping.SETTLED) is None
+        assert scene.memory.try_take(SMALL, Discarding.SETTLED) is None
     assert order == list(range(10))
-    assert scene.memory.try_take(SMALL, Dropping.SETTLED) is not None
+    assert scene.memory.try_take(SMALL, Discarding.SETTLED) is not None
 
 
 async def test_cancelled_reader_leaves_the_queue_and_the_memory_to_the_next() -> None:

@@ -77,7 +77,7 @@ async def test_segments_that_are_closed_are_counted_once_and_reach_the_index(
                 await engine.filler.wait_idle()
                 for segment in list(engine.segments):
                     for run in set(segment.runs.values()):
-                        engine.memory.drop(run)
+                        engine.memory.discard(run)
                 assert len(engine.segments) <= 3
         await engine.settle()
         assert engine.backing.used_bytes == sum(map(len, contents.values()))

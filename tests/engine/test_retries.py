@@ -9,7 +9,7 @@ import trio
 from trio.testing import MockClock
 
 from dsfs.cache.fetch import AHEAD_ATTEMPTS
-from dsfs.cache.memory import Dropping
+from dsfs.cache.memory import Discarding
 from dsfs.cache.runs import ERROR_BELIEVED_S
 from dsfs.model.errors import AccessDeniedError, DsfsError, OriginTemporaryError, OriginTimeoutError
 from dsfs.model.retry import MAX_DELAY_S
@@ -198,7 +198,7 @@ async def test_readahead_that_fails_is_no_error_to_the_reader_who_comes_next(
         file = await engine.open("v1/small")
         assert file.segment is not None
         origin.fail_everything(SLOW_DOWN)
-        engine.fetcher.ahead(file.segment, 0, 1, 1, Dropping.CONSUMED)
+        engine.fetcher.ahead(file.segment, 0, 1, 1, Discarding.CONSUMED)
         for count in range(1, AHEAD_ATTEMPTS):
             await retried(engine, count)
             mock_clock.jump(MAX_DELAY_S)
@@ -215,7 +215,7 @@ async def test_reader_who_joins_failing_readahead_keeps_it_going(tmp_path: Path,
     async with running(tmp_path, origin, Settings(timeout_s=60)) as engine:
         file = await engine.open("v1/small")
         assert file.segment is not None
-        engine.fetcher.ahead(file.segment, 0, 1, 1, Dropping.CONSUMED)
+        engine.fetcher.ahead(file.segment, 0, 1, 1, Discarding.CONSUMED)
         async with trio.open_nursery() as nursery:
             await retried(engine, 1)
             reader = Waiting(engine, nursery)

@@ -7,7 +7,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from dsfs.cache.memory import PATIENCE_S, Dropping
+from dsfs.cache.memory import PATIENCE_S, Discarding
 from dsfs.model.blocks import BLOCK, RUN
 from dsfs.model.errors import OriginTimeoutError
 from tests.engine.engine import MIB, PREFIX, Engine, Settings, running, until
@@ -64,19 +64,19 @@ async def test_thirty_readers_share_the_memory_of_a_few_runs(
         assert 0 < watch.peak_bytes <= limit_bytes
 
 
-async def test_readahead_stops_without_memory_and_drops_nothing_that_is_unread(tmp_path: Path) -> None:
+async def test_readahead_stops_without_memory_and_discards_nothing_that_is_unread(tmp_path: Path) -> None:
     origin = origin_with_large()
     async with running(tmp_path, origin, Settings(memory_bytes=FOUR_RUNS)) as engine:
         file = await engine.open("v1/large")
         assert file.segment is not None
         blocks = RUN // BLOCK
-        reached = engine.fetcher.ahead(file.segment, 0, 12 * blocks, blocks, Dropping.CONSUMED)
+        reached = engine.fetcher.ahead(file.segment, 0, 12 * blocks, blocks, Discarding.CONSUMED)
         assert reached == 4 * blocks
         await engine.settle()
-        assert engine.fetcher.ahead(file.segment, reached, 12 * blocks, blocks, Dropping.CONSUMED) == reached
+        assert engine.fetcher.ahead(file.segment, reached, 12 * blocks, blocks, Discarding.CONSUMED) == reached
         for offset in range(0, RUN, MIB):
             await engine.read(file, offset, MIB)
-        reached = engine.fetcher.ahead(file.segment, reached, 12 * blocks, blocks, Dropping.CONSUMED)
+        reached = engine.fetcher.ahead(file.segment, reached, 12 * blocks, blocks, Discarding.CONSUMED)
         assert reached == 5 * blocks, "the run that was read made room for one"
         await engine.settle()
         engine.opener.release(file)
@@ -103,7 +103,7 @@ async def test_slow_backing_directory_does_not_hold_up_readers_for_long(
         assert file.segment is not None
         gate = faults.hold("segment.data")
         blocks = RUN // BLOCK
-        engine.fetcher.ahead(file.segment, 0, 4 * blocks, blocks, Dropping.CONSUMED)
+        engine.fetcher.ahead(file.segment, 0, 4 * blocks, blocks, Discarding.CONSUMED)
         await until(lambda: engine.filler.in_flight == 4)  # one in the hands of the thread, three queued
         got: list[bytes] = []
 
@@ -134,7 +134,7 @@ async def test_reader_for_whom_there_is_no_memory_in_time_gets_an_error(tmp_path
     async with running(tmp_path, origin, Settings(memory_bytes=RUN, timeout_s=20)) as engine:
         file = await engine.open("v1/large")
         assert file.segment is not None
-        engine.fetcher.ahead(file.segment, 0, RUN // BLOCK, RUN // BLOCK, Dropping.CONSUMED)
+        engine.fetcher.ahead(file.segment, 0, RUN // BLOCK, RUN // BLOCK, Discarding.CONSUMED)
         await until(gate.reached.is_set)
         errors: list[OriginTimeoutError] = []
 
