@@ -31,7 +31,7 @@ from dsfs.cache.drop import Dropper
 from dsfs.cache.fetch import Fetcher
 from dsfs.cache.fill import Filler
 from dsfs.cache.library import Library
-from dsfs.cache.memory import Memory
+from dsfs.cache.memory import Memory, shares
 from dsfs.cache.open import Opener
 from dsfs.cache.pool import Bridge, Pool
 from dsfs.cache.read import Reader
@@ -54,8 +54,6 @@ log = logging.getLogger(__name__)
 BACKING_THREADS = 16  # reads and fills at once: few enough to leave an NFS client's slots to others
 REQUESTS_END_S = 2.0  # requests at work may take so long to end after the first signal
 M_ARENA_MAX = -8  # of malloc.h
-# What the origin's library holds for each connection: its pieces are copied into slots as they come.
-CONNECTION_BYTES = 512 * 1024
 DRAIN_S = 10.0  # and queued fills so long
 
 
@@ -105,9 +103,10 @@ class Daemon:
         bridge = Bridge()
         self.origin_pool = Pool("origin", config.origin.connections, bridge)
         self.backing_pool = Pool("backing", BACKING_THREADS, bridge)
-        limit_bytes = config.memory.limit_bytes
-        held_bytes = min(config.origin.connections * CONNECTION_BYTES, limit_bytes // 2)
-        self.memory = Memory(limit_bytes - held_bytes, lambda run: run.segment.forget(run))
+        self.memory, self.resident_memory = (
+            Memory(share_bytes, lambda run: run.segment.forget(run))
+            for share_bytes in shares(config.memory.limit_bytes, config.origin.connections)
+        )
         self.filler = Filler(self.memory, self.backing_pool, bridge, backing, index, metrics)
         self.segments = SegmentTable(backing, self.backing_pool, self.filler)
         self.fetcher = Fetcher(
@@ -135,6 +134,7 @@ class Daemon:
             self.filler,
             self.readahead,
             self.memory,
+            self.resident_memory,
             self.backing_pool,
             metrics,
             inline=not backing.file_system.is_network,
@@ -153,7 +153,7 @@ class Daemon:
             self.library,
             opener,
             self.filler,
-            self.memory,
+            self._buffered_bytes,
             backing,
             index,
             self.datasets,
@@ -171,8 +171,11 @@ class Daemon:
     def _connect_gauges(self) -> None:
         self.metrics.backing_used_bytes.read_from(lambda: self.backing.used_bytes)
         self.metrics.backing_free_bytes.read_from(lambda: self.backing.space()[1])
-        self.metrics.memory_used_bytes.read_from(lambda: self.memory.used_bytes)
+        self.metrics.memory_used_bytes.read_from(self._buffered_bytes)
         self.metrics.memory_limit_bytes.read_from(lambda: self.config.memory.limit_bytes)
+
+    def _buffered_bytes(self) -> int:
+        return self.memory.used_bytes + self.resident_memory.used_bytes
 
     # ---------------------------------------------------------------- serving
 

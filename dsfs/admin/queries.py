@@ -18,7 +18,6 @@ from dsfs import __version__
 from dsfs.cache.datasets import Datasets
 from dsfs.cache.fill import Filler
 from dsfs.cache.library import Generation, Library, Version
-from dsfs.cache.memory import Memory
 from dsfs.cache.open import Opener
 from dsfs.model.blocks import pages
 from dsfs.model.errors import BackingError, DsfsError, NotFoundError
@@ -46,7 +45,7 @@ class Queries:
     library: Library
     opener: Opener
     filler: Filler
-    memory: Memory
+    buffered_bytes: Callable[[], int]
     backing: BackingDirectory
     index: ResidencyIndex
     datasets: Datasets
@@ -86,7 +85,7 @@ class Queries:
             },
             "origins": [_origin(origin) for origin in self.datasets.origins],
             "backing": await self._backing(),
-            "memory": {"limit_bytes": self.memory_limit_bytes, "used_bytes": self.memory.used_bytes},
+            "memory": {"limit_bytes": self.memory_limit_bytes, "used_bytes": self.buffered_bytes()},
             "versions": [await self._version(version) for version in versions],
         }
 

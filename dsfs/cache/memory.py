@@ -1,4 +1,7 @@
-"""One budget for all buffers: page-aligned slots, reused, in three sizes.
+"""The budget of buffers: page-aligned slots, reused, in three sizes.
+
+There are two: one for runs, and a small one for blocks that are read from unfinished segments, so that resident bytes
+never wait for memory that readers of a silent origin hold.
 
 Concurrency: the trio thread only.  A slot is written by the worker threads of its run and read by the kernel
 while a reply is sent; it goes back to the free list only when its run is discarded, and a run with users or
@@ -18,8 +21,22 @@ import trio
 
 from dsfs.cache.runs import Run
 from dsfs.cache.slot import SLOT_SIZES, Slot
+from dsfs.model.blocks import RUN
 
+# What the origin's library holds for each connection: its pieces are copied into slots as they come.
+CONNECTION_BYTES = 512 * 1024
+RESIDENT_BYTES = 4 * RUN  # a slot of a mebibyte (the kernel's largest READ) for each thread of the backing pool
 PATIENCE_S = 2.0  # a fill that has been queued for so long is given up when a reader waits for memory
+
+
+def shares(limit_bytes: int, connections: int) -> tuple[int, int]:
+    """What of `memory.limit` is for runs, and what for blocks of unfinished segments.
+
+    The rest is what the origin's library takes.
+    """
+    left_bytes = limit_bytes - min(connections * CONNECTION_BYTES, limit_bytes // 2)
+    resident_bytes = min(RESIDENT_BYTES, left_bytes // 4)
+    return left_bytes - resident_bytes, resident_bytes
 
 
 class Discarding(IntEnum):

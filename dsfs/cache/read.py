@@ -43,12 +43,13 @@ class OpenFile:
 
 @dataclass
 class Reader:
-    """Answers reads of open files."""
+    """Answers reads of open files.  `resident_memory`: for blocks of unfinished segments only; see memory.py."""
 
     fetcher: Fetcher
     filler: Filler
     readahead: Readahead
     memory: Memory
+    resident_memory: Memory
     pool: Pool
     metrics: Metrics
     inline: bool  # the backing directory is local: its page cache may be asked without leaving the trio thread
@@ -187,14 +188,14 @@ class Reader:
             end -= 1
             length = extent(blocks, first, end)[1]
         stop = min(stop, start + length)
-        slot = await self.fetcher.memory_for(length)
+        slot = await self.resident_memory.take(length)  # as long as it takes: nobody holds it for an origin
 
         def work() -> bytes:
             segment.file.read_filling(first, end, slot.view)
             return bytes(slot.view[offset - start : stop - start])
 
         def leave() -> None:
-            self.memory.give_back(slot)
+            self.resident_memory.give_back(slot)
             segment.release()
 
         # Not in a `finally`: were this task cancelled, the thread would go on writing to the slot.

@@ -15,7 +15,7 @@ from dsfs.cache.drop import Dropper
 from dsfs.cache.fetch import Fetcher
 from dsfs.cache.fill import Filler
 from dsfs.cache.library import Dataset, Library
-from dsfs.cache.memory import Memory
+from dsfs.cache.memory import RESIDENT_BYTES, Memory
 from dsfs.cache.open import Opener
 from dsfs.cache.pool import Bridge, Pool
 from dsfs.cache.read import OpenFile, Reader
@@ -93,6 +93,7 @@ class Engine:
         self.origin_pool = Pool("origin", settings.connections, bridge)
         self.backing_pool = Pool("backing", settings.backing_threads, bridge)
         self.memory = Memory(settings.memory_bytes, lambda run: run.segment.forget(run))
+        self.resident_memory = Memory(RESIDENT_BYTES, lambda run: run.segment.forget(run))
         self.filler = Filler(self.memory, self.backing_pool, bridge, self.backing, self.index, self.metrics)
         self.segments = SegmentTable(self.backing, self.backing_pool, self.filler)
         self.fetcher = Fetcher(
@@ -106,8 +107,8 @@ class Engine:
         )  # fmt: skip
         self.opener = Opener(self.segments, self.index)
         self.reader = Reader(
-            self.fetcher, self.filler, self.readahead, self.memory, self.backing_pool, self.metrics,
-            inline=settings.inline,
+            self.fetcher, self.filler, self.readahead, self.memory, self.resident_memory, self.backing_pool,
+            self.metrics, inline=settings.inline,
         )  # fmt: skip
         self.dropper = Dropper(
             self.library, self.segments, self.filler, self.memory, self.backing, self.index, self.backing_pool,
@@ -149,6 +150,7 @@ class Engine:
     def check(self) -> None:
         """Assert all invariants that hold between any two steps."""
         self.memory.check()
+        self.resident_memory.check()
         self.segments.check()
 
 

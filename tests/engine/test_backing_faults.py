@@ -209,10 +209,10 @@ async def test_thread_that_outlives_its_cancelled_reader_keeps_slot_and_segment(
                 scope.cancel()
         engine.opener.release(file)
         assert segment.users == 1
-        assert engine.memory.used_bytes == BLOCK
+        assert engine.resident_memory.used_bytes == BLOCK
         gate.open()
         await until(lambda: not segment.users)
-        assert engine.memory.used_bytes == 0
+        assert engine.resident_memory.used_bytes == 0
 
 
 @pytest.mark.expects_log("cannot be sealed")

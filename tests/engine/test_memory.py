@@ -7,7 +7,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from dsfs.cache.memory import PATIENCE_S, Discarding, Memory
+from dsfs.cache.memory import PATIENCE_S, Discarding, Memory, shares
 from dsfs.cache.pool import Ticket
 from dsfs.cache.runs import Run
 from dsfs.cache.slot import SLOT_SIZES, Slot
@@ -56,6 +56,14 @@ class Scene:
 
         self.memory.queued(run, give_up)
         return run
+
+
+@pytest.mark.parametrize("connections", [1, 64, 1024])
+@pytest.mark.parametrize("limit_bytes", [16 * LARGE, 128 * LARGE, 1 << 36])
+def test_the_limit_holds_both_budgets_and_each_holds_the_largest_slot(limit_bytes: int, connections: int) -> None:
+    for_runs, for_resident = shares(limit_bytes, connections)
+    assert for_runs + for_resident < limit_bytes
+    assert for_runs >= for_resident >= LARGE
 
 
 def test_slot_is_the_smallest_that_holds_the_length() -> None:

@@ -150,3 +150,32 @@ async def test_reader_for_whom_there_is_no_memory_in_time_gets_an_error(tmp_path
         assert errors
         gate.open()
         engine.opener.release(file)
+
+
+async def test_resident_block_of_an_unfinished_segment_is_read_while_a_silent_origin_holds_all_memory(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    origin = origin_with_large()
+    async with running(tmp_path, origin) as engine:
+        file = await engine.open("v1/large")
+        await engine.read(file, 5 * RUN, 10)
+        engine.opener.release(file)
+    gate = origin.hold(PREFIX + "v1/large")
+    async with running(tmp_path, origin, Settings(memory_bytes=RUN)) as engine:
+        file = await engine.open("v1/large")
+        assert file.segment is not None
+        got: list[bytes] = []
+
+        async def reader(offset: int) -> None:
+            got.append(await engine.read(file, offset, 10))
+
+        engine.fetcher.ahead(file.segment, 0, RUN // BLOCK, RUN // BLOCK, Discarding.CONSUMED)
+        async with trio.open_nursery() as nursery:
+            await until(gate.reached.is_set)
+            nursery.start_soon(reader, 10 * RUN)
+            await wait_all_tasks_blocked()
+            nursery.start_soon(reader, 5 * RUN)
+            await until(lambda: got, "reading what is resident")
+            assert got == [CONTENT[5 * RUN : 5 * RUN + 10]]
+            gate.open()
+        engine.opener.release(file)
