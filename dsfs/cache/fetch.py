@@ -13,6 +13,8 @@ cache.
 import logging
 import random
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -31,6 +33,26 @@ from dsfs.model.retry import retry_delay_s
 log = logging.getLogger(__name__)
 
 AHEAD_ATTEMPTS = 3  # nobody waits for these bytes yet; a reader who comes starts anew
+
+
+@dataclass(slots=True)
+class Patience:
+    """How much longer one read waits for the origin: for memory and for bytes, all its runs together.
+
+    Not a point in time: what the backing directory takes in between must not become an error of the origin.
+    """
+
+    left_s: float
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """trio.TooSlowError if the block does not end in time."""
+        began_s = trio.current_time()
+        try:
+            with trio.fail_after(self.left_s):
+                yield
+        finally:
+            self.left_s = max(0.0, self.left_s - (trio.current_time() - began_s))
 
 
 @dataclass
@@ -53,7 +75,13 @@ class Fetcher:
         self.in_flight = 0
         self._idle = trio.lowlevel.ParkingLot()
 
-    async def want(self, segment: ActiveSegment, first: int, end: int, *, force: bool = False) -> Run | None:
+    def patience(self) -> Patience:
+        """For a read that begins."""
+        return Patience(self.timeout_s)
+
+    async def want(
+        self, segment: ActiveSegment, first: int, end: int, patience: Patience, *, force: bool = False
+    ) -> Run | None:
         """The run in which block `first` is, or comes; a new one takes in as much of first..end-1 as nobody
         has.
 
@@ -74,7 +102,7 @@ class Fetcher:
             length = extent(segment.file.blocks, first, until)[1]
             slot = self.memory.try_take(length, Discarding.SETTLED)
             if slot is None:
-                slot = await self.memory_for(length)
+                slot = await self._memory_for(segment, first, length, patience)
                 # While this task waited for room another may have started some of these blocks, or filled the
                 # first.
                 is_taken = first in segment.runs or (segment.file.presence[first] and not force)
@@ -173,9 +201,9 @@ class Fetcher:
         if error is None:
             piece.is_done = True
             segment.last_fetch = LastFetch(time.time(), piece.length, seconds, piece.attempts)
-            segment.remember(piece, None)
+            segment.remember(piece.first, piece.end, None)
         elif isinstance(error, OriginTemporaryError) and (piece.waiters or piece.attempts < AHEAD_ATTEMPTS):
-            # As long as somebody waits: each reader has a deadline of his own (wait_for).
+            # As long as somebody waits: each reader has a patience of his own.
             delay_s = retry_delay_s(piece.attempts, self.jitter.random())
             log.info("attempt %d failed, again in %.1f s: %s", piece.attempts, delay_s, error)
             piece.fault = error
@@ -197,7 +225,7 @@ class Fetcher:
         if isinstance(error, OriginTemporaryError):
             segment.last_error = (time.time(), str(error))  # nobody waited: a reader who comes starts anew
         else:
-            segment.remember(piece, error)
+            segment.remember(piece.first, piece.end, error)
         piece.error = error
         segment.lose(piece)
 
@@ -214,7 +242,7 @@ class Fetcher:
             if not self.in_flight:
                 self._idle.unpark_all()
 
-    async def wait_for(self, piece: Piece, need: int) -> None:
+    async def wait_for(self, piece: Piece, need: int, patience: Patience) -> None:
         """Wait until the first `need` bytes of the piece are there; OriginError if they do not come in time."""
         if piece.got >= need:
             return
@@ -223,21 +251,23 @@ class Fetcher:
         if error := segment.recent_error(piece.first):
             raise error.with_traceback(None)
         try:
-            with trio.fail_after(self.timeout_s):
+            with patience.waiting():
                 await piece.wait_got(need)
         except trio.TooSlowError:
             why = f": {piece.fault}" if piece.fault else ""
             late = OriginTimeoutError(f"{piece.obj.key!r} did not come within {self.timeout_s:g} s{why}")
-            segment.remember(piece, late)
+            segment.remember(piece.first, piece.end, late)
             raise late from None
 
-    async def memory_for(self, length: int) -> Slot:
-        """A slot for a reader; OriginTimeoutError if there is none in time."""
+    async def _memory_for(self, segment: ActiveSegment, block: int, length: int, patience: Patience) -> Slot:
+        """A slot for the reader of the block; OriginTimeoutError if there is none in time."""
         try:
-            with trio.fail_after(self.timeout_s):
+            with patience.waiting():
                 return await self.memory.take(length)
         except trio.TooSlowError:
-            raise OriginTimeoutError(f"no memory for {length} bytes within {self.timeout_s:g} s") from None
+            late = OriginTimeoutError(f"no memory for {length} bytes within {self.timeout_s:g} s")
+            segment.remember(block, block + 1, late)  # as in wait_for
+            raise late from None
 
     async def wait_idle(self) -> None:
         """Wait until no run waits for the origin."""

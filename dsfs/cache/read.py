@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from dsfs.cache.ahead import Readahead
-from dsfs.cache.fetch import Fetcher
+from dsfs.cache.fetch import Fetcher, Patience
 from dsfs.cache.fill import Filler
 from dsfs.cache.memory import Memory
 from dsfs.cache.pool import Pool
@@ -80,22 +80,25 @@ class Reader:
                 self._lost(segment, exc, State.SEALED)
         blocks = segment.file.blocks
         end = offset + size
+        patience = self.fetcher.patience()
         run_bytes = 0
         if isinstance(blocks, UniformBlocks) and segment.file.state is not State.SEALED:
-            run_bytes = await self._look_ahead(file, segment, offset, end)
+            run_bytes = await self._look_ahead(file, segment, offset, end, patience)
         stretches: list[Buffer] = []
         while offset < end:
             block = blocks.at(offset)
             if block not in segment.runs and segment.file.presence[block]:
-                stretch = await self._resident(segment, offset, end)
+                stretch = await self._resident(segment, offset, end, patience)
             else:
-                stretch = await self._fetched(segment, offset, end, run_bytes)
+                stretch = await self._fetched(segment, offset, end, run_bytes, patience)
             offset += len(stretch)
             # A view is of a slot, which may be reused while this task waits for the next stretch.
             stretches.append(bytes(stretch) if offset < end and isinstance(stretch, memoryview) else stretch)
         return stretches[0] if len(stretches) == 1 else b"".join(stretches)
 
-    async def _look_ahead(self, file: OpenFile, segment: ActiveSegment, offset: int, end: int) -> int:
+    async def _look_ahead(
+        self, file: OpenFile, segment: ActiveSegment, offset: int, end: int, patience: Patience
+    ) -> int:
         """Start the wanted run of a large file, then what its stream will want next.
 
         Returns how much one GET may bring.
@@ -104,14 +107,14 @@ class Reader:
         block = offset // BLOCK
         if advice.until > advice.ahead:
             if segment.is_missing(block):
-                await self.fetcher.want(segment, *self._run_from(segment, block, end, advice.run_bytes))
+                await self.fetcher.want(segment, *self._run_from(segment, block, end, advice.run_bytes), patience)
             self.readahead.stream(segment, file.stream, advice)
         return advice.run_bytes
 
     # ---------------------------------------------------------------- from the origin
 
     async def _fetched(
-        self, segment: ActiveSegment, offset: int, end: int, run_bytes: int, *, force: bool = False
+        self, segment: ActiveSegment, offset: int, end: int, run_bytes: int, patience: Patience, *, force: bool = False
     ) -> Buffer:
         """Bytes from `offset` on that are, or come, in memory.
 
@@ -120,8 +123,8 @@ class Reader:
         block = segment.file.blocks.at(offset)
         if block not in segment.runs:
             segment.misses += 1
-        run = await self.fetcher.want(segment, *self._run_from(segment, block, end, run_bytes), force=force)
-        return b"" if run is None else await self._from_run(run, block, offset, end)
+        run = await self.fetcher.want(segment, *self._run_from(segment, block, end, run_bytes), patience, force=force)
+        return b"" if run is None else await self._from_run(run, block, offset, end, patience)
 
     def _run_from(self, segment: ActiveSegment, block: int, end: int, run_bytes: int) -> tuple[int, int]:
         """Which blocks to fetch for the bytes from `block` to `end`: of a pack, neighbours come along."""
@@ -135,13 +138,13 @@ class Reader:
             stop += 1
         return block, stop
 
-    async def _from_run(self, run: Run, block: int, offset: int, end: int) -> Buffer:
+    async def _from_run(self, run: Run, block: int, offset: int, end: int, patience: Patience) -> Buffer:
         piece = run.piece_of(block)
         piece_start = run.offset + piece.at
         stop = min(end, piece_start + piece.length)
         run.users += 1
         try:
-            await self.fetcher.wait_for(piece, stop - piece_start)
+            await self.fetcher.wait_for(piece, stop - piece_start, patience)
         finally:
             self.memory.leave(run)
         at = offset - run.offset
@@ -152,7 +155,7 @@ class Reader:
 
     # ---------------------------------------------------------------- from the backing directory
 
-    async def _resident(self, segment: ActiveSegment, offset: int, end: int) -> Buffer:
+    async def _resident(self, segment: ActiveSegment, offset: int, end: int, patience: Patience) -> Buffer:
         """Bytes from `offset` on that are resident, up to `end`; b"" = look again.
 
         They come from the origin if the backing directory fails.
@@ -175,7 +178,7 @@ class Reader:
                 got = await self._filling(segment, first, last + 1, offset, stop)
         except (OSError, BlockLostError) as exc:
             if self._lost(segment, exc, state):
-                return await self._fetched(segment, offset, end, 0, force=True)
+                return await self._fetched(segment, offset, end, 0, patience, force=True)
             return b""
         self.metrics.read_resident_bytes.add(len(got))
         return got

@@ -199,14 +199,14 @@ class ActiveSegment:
             if self.runs.get(block) is piece.run:
                 del self.runs[block]
 
-    def remember(self, piece: Piece, error: DsfsError | None) -> None:
-        """Let this error, or none, be the answer to those who will want the piece in the next moment."""
+    def remember(self, first: int, end: int, error: DsfsError | None) -> None:
+        """Let this error, or none, be the answer to those who will want these blocks in the next moment."""
         if error is not None:
             until_s = trio.current_time() + ERROR_BELIEVED_S
-            self.failed.update(dict.fromkeys(range(piece.first, piece.end), (until_s, error)))
+            self.failed.update(dict.fromkeys(range(first, end), (until_s, error)))
             self.last_error = (time.time(), str(error))
         elif self.failed:
-            for block in range(piece.first, piece.end):
+            for block in range(first, end):
                 self.failed.pop(block, None)
 
     def record(self) -> SegmentRecord:

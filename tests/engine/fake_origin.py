@@ -58,6 +58,7 @@ class FakeOrigin(Origin):
         self._lock = threading.Lock()
         self._objects: dict[str, tuple[ObjectRef, bytes]] = {}
         self._turns: defaultdict[str, deque[Turn]] = defaultdict(deque)
+        self._gates: list[Gate] = []
         self._always: dict[str, DsfsError] = {}
         self._failing: DsfsError | None = None
         self.list_gate: Gate | None = None
@@ -90,6 +91,7 @@ class FakeOrigin(Origin):
         """The next attempt at the key waits after so many bytes for the gate; then it fails, if there is an error."""
         gate = Gate()
         with self._lock:
+            self._gates.append(gate)
             self._turns[key].append(Turn(after, error, gate))
         return gate
 
@@ -107,9 +109,7 @@ class FakeOrigin(Origin):
 
     def close(self) -> None:
         """Let go of whoever waits at a gate."""
-        with self._lock:
-            gates = [turn.gate for turns in self._turns.values() for turn in turns if turn.gate is not None]
-        for gate in gates:
+        for gate in self._gates:
             gate.open()
 
     # -- what was asked --------------------------------------------------------------------------------------
