@@ -119,7 +119,7 @@ class Daemon:
             config.origin.timeout_s,
             random.Random(),
         )
-        self.readahead = Readahead(self.fetcher, self.segments, self.origin_pool, config.origin.connections)
+        self.readahead = Readahead(self.fetcher, self.segments, config.origin.connections)
         self.library = Library(
             GenerationStore(config.state_dir / "catalogs", backing.generations),
             config.state_dir / "listing",

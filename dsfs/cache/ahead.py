@@ -15,7 +15,6 @@ import trio
 
 from dsfs.cache.fetch import Fetcher
 from dsfs.cache.memory import Discarding
-from dsfs.cache.pool import Pool, Priority
 from dsfs.cache.runs import ActiveSegment
 from dsfs.cache.segments import SegmentTable
 from dsfs.cache.slot import SLOT_SIZES
@@ -26,8 +25,7 @@ from dsfs.storage.segment import State
 log = logging.getLogger(__name__)
 
 WISHES = 64  # packs waiting to be fetched ahead: about 2 GiB; older wishes are forgotten
-QUEUED_PER_CONNECTION = 4  # tickets ahead of the origin's pool: enough to keep it busy, few enough to be overtaken soon
-IDLE_S = 0.01  # how soon the service looks again when the pool is full or memory is short
+PIECES_PER_CONNECTION = 5  # under way, when packs are to wait: the origin's pool stays busy and can be overtaken soon
 
 
 @dataclass
@@ -36,7 +34,6 @@ class Readahead:
 
     fetcher: Fetcher
     segments: SegmentTable
-    pool: Pool
     connections: int
     _wishes: deque[ActiveSegment] = field(default_factory=deque)
     _has_wishes: trio.Event = field(default_factory=trio.Event)
@@ -114,11 +111,12 @@ class Readahead:
         if segment.file.state is State.CLOSED:
             (await self.segments.opened(segment)).release()  # the wish has a user of its own
         block, count = 0, len(segment.file.blocks)
-        while block < count and self._wishes and self._wishes[0] is segment:
-            reached = block
-            if self.pool.waiting(Priority.AHEAD) < QUEUED_PER_CONNECTION * self.connections:
-                until = segment.file.blocks.run_limit(block)
-                reached = self.fetcher.ahead(segment, block, until, count, Discarding.FILLED)
+        while block < count:
+            await self.fetcher.wait_few(PIECES_PER_CONNECTION * self.connections)
+            if not self._wishes or self._wishes[0] is not segment:
+                return  # let go meanwhile
+            until = segment.file.blocks.run_limit(block)
+            reached = self.fetcher.ahead(segment, block, until, count, Discarding.FILLED)
             if reached == block:
-                await trio.sleep(IDLE_S)
+                await self.fetcher.memory.wait_changed()
             block = reached

@@ -59,7 +59,8 @@ class Patience:
 class Fetcher:
     """Starts runs, repeats failed pieces, and hands complete runs to the filler.
 
-    INVARIANT: `in_flight` is the number of runs that wait for the origin.
+    INVARIANT: `in_flight` is the number of runs that wait for the origin, `under_way` that of the pieces which are
+    queued or in the hands of a thread.
     """
 
     memory: Memory
@@ -73,7 +74,9 @@ class Fetcher:
 
     def __post_init__(self) -> None:
         self.in_flight = 0
+        self.under_way = 0
         self._idle = trio.lowlevel.ParkingLot()
+        self._fewer = trio.lowlevel.ParkingLot()
 
     def patience(self) -> Patience:
         """For a read that begins."""
@@ -154,6 +157,7 @@ class Fetcher:
         return run
 
     def _submit(self, piece: Piece, priority: Priority) -> None:
+        self.under_way += 1
         piece.attempts += 1
         piece.ticket = Ticket(partial(self._attempt, piece))
         self.pool.submit(piece.ticket, priority)
@@ -197,6 +201,8 @@ class Fetcher:
 
     def _ended(self, piece: Piece, error: DsfsError | None, seconds: float) -> None:
         segment = piece.run.segment
+        self.under_way -= 1
+        self._fewer.unpark_all()
         self.metrics.fetch_seconds.observe(seconds)
         if error is None:
             piece.is_done = True
@@ -268,6 +274,12 @@ class Fetcher:
             late = OriginTimeoutError(f"no memory for {length} bytes within {self.timeout_s:g} s")
             segment.remember(block, block + 1, late)  # as in wait_for
             raise late from None
+
+    async def wait_few(self, count: int) -> None:
+        """Wait until fewer than `count` pieces are under way; lets other tasks run in any case."""
+        await trio.lowlevel.checkpoint()
+        while self.under_way >= count:
+            await self._fewer.park()
 
     async def wait_idle(self) -> None:
         """Wait until no run waits for the origin."""

@@ -71,15 +71,22 @@ class Memory:
 
     async def take(self, length: int) -> Slot:
         """The same for a reader: waits for room.  Fills that are late for it are given up."""
-        async with self._turn:
-            while (slot := self._take(length, Discarding.SETTLED)) is None:
-                late_in_s, give_up = self._oldest_fill()
-                if late_in_s <= 0:
-                    give_up()
-                    continue
-                with trio.move_on_after(late_in_s):
-                    await self._changed.park()
-            return slot
+        try:
+            async with self._turn:
+                while (slot := self._take(length, Discarding.SETTLED)) is None:
+                    late_in_s, give_up = self._oldest_fill()
+                    if late_in_s <= 0:
+                        give_up()
+                        continue
+                    with trio.move_on_after(late_in_s):
+                        await self._changed.park()
+                return slot
+        finally:
+            self._changed.unpark_all()  # whoever may not overtake readers
+
+    async def wait_changed(self) -> None:
+        """Wait until `try_take` may have another answer."""
+        await self._changed.park()
 
     def _take(self, length: int, discarding: Discarding) -> Slot | None:
         size = next(size for size in SLOT_SIZES if size >= length)
@@ -150,6 +157,7 @@ class Memory:
             if run in runs:
                 del runs[run]
                 self._settled[Discarding.CONSUMED][run] = None
+                self._changed.unpark_all()
 
     def leave(self, run: Run) -> None:
         """One user of the run less."""

@@ -98,10 +98,6 @@ class Pool:
             self._queues[priority].append(ticket)
             self._signals.put(True)
 
-    def waiting(self, priority: Priority) -> int:
-        """Tickets queued with this priority, give or take those that were promoted."""
-        return len(self._queues[priority])
-
     async def run(
         self,
         work: Callable[[], T],

@@ -100,7 +100,7 @@ class Engine:
             self.memory, self.origin_pool, bridge, self.filler, services, self.metrics, settings.timeout_s,
             random.Random(0),
         )  # fmt: skip
-        self.readahead = Readahead(self.fetcher, self.segments, self.origin_pool, settings.connections)
+        self.readahead = Readahead(self.fetcher, self.segments, settings.connections)
         self.library = Library(
             GenerationStore(state / "catalogs", self.backing.generations), state / "listing",
             OneDataset(origin, settings.at_home), services, settings.names_ttl_s, settings.list_timeout_s,

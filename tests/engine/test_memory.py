@@ -195,6 +195,34 @@ async def test_readers_get_memory_in_the_order_they_came_and_nobody_overtakes_th
     assert scene.memory.try_take(SMALL, Discarding.SETTLED) is not None
 
 
+@pytest.mark.parametrize("change", ["given back", "settled", "consumed", "reader gone"])
+async def test_whoever_does_not_wait_in_the_queue_is_told_when_there_is_room(change: str) -> None:
+    scene = Scene()
+    memory = scene.memory
+    unfilled = scene.run()
+    in_flight = scene.in_flight()
+    if change == "reader gone":
+        memory.discard(unfilled)
+        memory.try_take(SMALL, Discarding.CONSUMED)
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery, trio.open_nursery() as readers:
+            if change == "reader gone":
+                readers.start_soon(memory.take, LARGE)
+            await wait_all_tasks_blocked()
+            assert memory.try_take(SMALL, Discarding.FILLED) is None
+            nursery.start_soon(memory.wait_changed)
+            await wait_all_tasks_blocked()
+            if change == "given back":
+                memory.give_back(in_flight.slot)
+            elif change == "settled":
+                in_flight.filled = True
+                memory.settle(in_flight)
+            elif change == "consumed":
+                memory.consume(unfilled)
+            readers.cancel_scope.cancel()
+    assert memory.try_take(SMALL, Discarding.FILLED) is not None
+
+
 async def test_cancelled_reader_leaves_the_queue_and_the_memory_to_the_next() -> None:
     scene = Scene(LARGE)
     run = scene.in_flight()

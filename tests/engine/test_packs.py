@@ -1,16 +1,19 @@
 """Small files: packs grow with evidence, each object is one GET in whatever order, and a failure stays where it is."""
 
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 
 import pytest
 import trio
+from trio.testing import MockClock
 
+from dsfs.cache.runs import ActiveSegment
 from dsfs.model.blocks import RUN, pages
 from dsfs.model.errors import AccessDeniedError, DriftedError
 from dsfs.model.packing import PACK_MIN
 from dsfs.storage.segment import State
-from tests.engine.engine import MIB, PREFIX, Engine, Settings, running
+from tests.engine.engine import MIB, PREFIX, Engine, Settings, running, until
 from tests.engine.fake_origin import FakeOrigin
 
 
@@ -51,11 +54,7 @@ async def whole(engine: Engine, path: str) -> None:
     file = await engine.open(path)
     segment = file.segment
     assert segment is not None
-    with trio.fail_after(20):
-        while segment.file.state is not State.SEALED:
-            await engine.fetcher.wait_idle()
-            await engine.filler.wait_idle()
-            await trio.sleep(0.01)
+    await until(lambda: segment.file.state is State.SEALED, "the seal")
     engine.opener.release(file)
 
 
@@ -131,6 +130,45 @@ async def test_pack_that_does_not_fit_into_memory_comes_whole_all_the_same(tmp_p
         await whole(engine, "v1/00000")
     asked = asked_for(origin)
     assert len(asked) == len(set(asked)) > 100
+
+
+@pytest.mark.parametrize("short_of", ["memory", "connections"])
+async def test_pack_goes_on_when_there_is_room_again_and_not_by_the_clock(
+    tmp_path: Path, mock_clock: MockClock, short_of: str
+) -> None:
+    origin, contents = origin_with(240, 50_000)
+    settings = Settings(memory_bytes=RUN) if short_of == "memory" else Settings(connections=1)
+    async with running(tmp_path, origin, settings) as engine:
+        for path in ("v1/00010", "v1/00100"):
+            assert await engine.read_path(path) == contents[path]
+        await whole(engine, "v1/00000")
+
+
+async def test_other_tasks_run_between_the_steps_of_a_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    origin, _ = origin_with(240, 50_000)
+    async with running(tmp_path, origin) as engine:
+        ran: list[str] = []
+
+        def ahead(segment: ActiveSegment, first: int, end: int, *rest: object) -> int:
+            ran.append("step")
+            return first + 1
+
+        async def other() -> None:
+            while True:
+                await trio.lowlevel.checkpoint()
+                ran.append("other")
+
+        monkeypatch.setattr(engine.fetcher, "ahead", ahead)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(other)
+            for path in ("v1/00010", "v1/00100"):
+                await engine.read_path(path)
+            await until(lambda: not engine.readahead._wishes, "the end of the pack")
+            nursery.cancel_scope.cancel()
+    steps = [index for index, what in enumerate(ran) if what == "step"]
+    assert len(steps) == 240
+    # Trio runs the tasks that are ready in turns, each turn in an order of its own.
+    assert all("other" in ran[step:after_next] for step, after_next in pairwise(steps[::2]))
 
 
 async def test_files_that_cannot_be_filled_are_still_one_get_each_while_memory_lasts(tmp_path: Path) -> None:
