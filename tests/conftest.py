@@ -15,6 +15,7 @@ import gc
 import logging
 import os
 import re
+import shutil
 import signal
 import threading
 import time
@@ -58,6 +59,13 @@ def _missing_root() -> str | None:
 MISSING: dict[str, Callable[[], str | None]] = {"fuse": _missing_fuse, "root": _missing_root}
 
 
+def _missing(name: str) -> str | None:
+    """Why what is called so cannot be had here: a row of MISSING, or else a program."""
+    if name in MISSING:
+        return MISSING[name]()
+    return None if shutil.which(name) else f"there is no {name}"
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     tests = Path(__file__).parent
     for item in items:
@@ -71,7 +79,7 @@ def _level_of(item: pytest.Item) -> str:
 def _require(item: pytest.Item) -> None:
     marked = (name for mark in item.iter_markers("needs") for name in mark.args)
     needs = {*LEVEL_NEEDS[_level_of(item)], *marked}
-    reasons = ", ".join(reason for name in sorted(needs) if (reason := MISSING[name]()))
+    reasons = ", ".join(reason for name in sorted(needs) if (reason := _missing(name)))
     if reasons and IN_CI:
         pytest.fail(f"cannot run here, and with CI=true it has to: {reasons}", pytrace=False)
     if reasons:

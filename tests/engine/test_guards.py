@@ -122,3 +122,19 @@ def test_level_that_cannot_run_is_skipped_and_fails_under_ci(
     result = run(pytester, monkeypatch, suite, level="mount", ci=ci, conftest=without_fuse)
     assert result.parseoutcomes() == {outcome: 1}
     result.stdout.fnmatch_lines(["*no fuse here*"])
+
+
+@pytest.mark.parametrize(("ci", "outcome"), [(False, "skipped"), (True, "errors")])
+def test_missing_program_skips_its_test_and_fails_it_under_ci(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, ci: bool, outcome: str
+) -> None:
+    suite = """
+@pytest.mark.needs("sh")
+def test_with_a_shell(): pass
+
+@pytest.mark.needs("dsfs-no-such-program")
+def test_with_what_nobody_has(): pass
+"""
+    result = run(pytester, monkeypatch, suite, ci=ci)
+    assert result.parseoutcomes() == {"passed": 1, outcome: 1}
+    result.stdout.fnmatch_lines(["*there is no dsfs-no-such-program*"])

@@ -150,7 +150,7 @@ def test_python_reads_through_a_mapping(mounted: Path, plain: Path) -> None:
     assert seen == expected
 
 
-@pytest.mark.skipif(shutil.which("sqlite3") is None, reason="there is no sqlite3 here")
+@pytest.mark.needs("sqlite3")
 def test_sqlite3_answers_out_of_a_database_on_the_mount(mounted: Path, plain: Path) -> None:
     for query in (
         "select count(*), sum(id), max(name) from rows",
@@ -173,7 +173,7 @@ def test_sqlite_of_python_answers_without_being_told_that_the_file_is_immutable(
         database.close()
 
 
-@pytest.mark.skipif(shutil.which("rsync") is None, reason="there is no rsync here")
+@pytest.mark.needs("rsync")
 def test_rsync_finds_nothing_to_transfer(mounted: Path, plain: Path) -> None:
     changes = output_of("rsync", "-rcn", "--itemize-changes", f"{mounted}/", f"{plain}/", cwd=plain)
     assert [line for line in changes.splitlines() if line.startswith(b">f") and b"cs" in line[:5]] == []

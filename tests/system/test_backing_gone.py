@@ -42,6 +42,7 @@ def test_read_only_file_system_costs_only_speed(tmp_path: Path, new_node: NewNod
         assert node.stop() == 0
 
 
+@pytest.mark.needs("mkfs.ext4")
 @pytest.mark.expects_log(*TROUBLE, "cannot be sealed")
 def test_file_system_that_gives_up_in_the_middle_costs_only_speed(
     tmp_path: Path, new_node: NewNode, version: SourceVersion

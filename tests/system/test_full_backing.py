@@ -20,7 +20,7 @@ SIZE_BYTES = 32 * MIB
 NewNode = Callable[..., Node]
 
 
-@pytest.fixture(params=["tmpfs", "ext4"])
+@pytest.fixture(params=["tmpfs", pytest.param("ext4", marks=pytest.mark.needs("mkfs.ext4"))])
 def small(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SmallFilesystem]:
     with SmallFilesystem(tmp_path / "small", request.param, SIZE_BYTES) as mounted:
         yield mounted

@@ -31,6 +31,7 @@ def directives() -> dict[str, list[str]]:
     return found
 
 
+@pytest.mark.needs("systemd-analyze")
 def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
     text, count = re.subn(r"^ExecStart=\S+", "ExecStart=/bin/true", UNIT.read_text(), flags=re.MULTILINE)
     assert count == 1
