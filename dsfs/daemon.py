@@ -72,7 +72,7 @@ def run(config: Config, *, force: bool) -> int:
             backing = BackingDirectory(
                 config.backing.path, config.backing.limit_bytes, config.backing.floor.of
             )
-            index = ResidencyIndex(config.state_dir / "residency.mdb")
+            index = ResidencyIndex(config.state_dir / "residency.mdb", backing.cluster)
             metrics = Metrics()
             datasets = Datasets(config, metrics)
             stack.callback(datasets.close)

@@ -25,6 +25,7 @@ from dsfs.storage.filesystem import NEW, file_system_of, is_abandoned, remove
 from dsfs.storage.segment import SegmentFile
 
 FORMAT = 1
+MARK = "dsfs.json"
 STATVFS_BELIEVED_S = 1.0
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -42,8 +43,8 @@ class BackingDirectory:
     """`limit_bytes`: the most dsfs uses here; `floor`: free space it never takes, from the size of the file
     system.
 
-    `used_bytes` is what the residency index says at the start, and from then on what this daemon filled and
-    dropped.
+    `cluster` is the id that all nodes find in its mark.  `used_bytes` is what the residency index says at the start,
+    and from then on what this daemon filled and dropped.
     """
 
     def __init__(
@@ -65,15 +66,17 @@ class BackingDirectory:
         self._is_full = False
         self._pause = Pause()
         self._statvfs: Statvfs | None = None
-        self._prepare()
+        self._mark = self._prepare()
+        self.cluster = _cluster_in(path / MARK, self._mark)
+        self._make_ready()
         self.file_system = file_system_of(path)
 
-    def _prepare(self) -> None:
-        """Make what is missing; BackingError if the directory is somebody else's or of an unknown format.
+    def _prepare(self) -> bytes:
+        """Make what is missing and return the mark; BackingError if the directory is somebody else's.
 
         Only the last component is made: an absent parent usually means that the NFS is not mounted.
         """
-        mark = self.path / "dsfs.json"
+        mark = self.path / MARK
         try:
             self.path.mkdir(exist_ok=True)
             if not mark.exists():
@@ -81,14 +84,12 @@ class BackingDirectory:
                 if foreign and not mark.exists():  # another node may just have begun
                     raise BackingError(f"{self.path}: not empty ({foreign[0]!r}), and there is no dsfs.json: not ours")
                 self._write_mark(mark)
-            described = json.loads(mark.read_text())
+            return mark.read_bytes()
         except OSError as exc:
             raise BackingError(f"backing directory {self.path}: {exc.strerror}") from exc
-        except ValueError as exc:
-            raise BackingError(f"{mark} cannot be read: {exc}") from exc
-        found = described.get("format") if isinstance(described, dict) else None
-        if found != FORMAT:
-            raise BackingError(f"{self.path}: format {found!r}; this version of dsfs knows format {FORMAT} only")
+
+    def _make_ready(self) -> None:
+        """Folders, and nothing that a crash left.  Readers need neither: a fault here only pauses the fills."""
         try:
             self._make_folders()
             for name in filter(is_abandoned, os.listdir(self.path)):
@@ -237,6 +238,21 @@ class BackingDirectory:
         with self._lock:
             self._statvfs = measured
         return measured
+
+
+def _cluster_in(path: Path, mark: bytes) -> str:
+    """The cluster id in the mark at `path`; BackingError if it is none that this version of dsfs understands."""
+    try:
+        described = json.loads(mark)
+    except ValueError as exc:
+        raise BackingError(f"{path} cannot be read: {exc}") from exc
+    entries = described if isinstance(described, dict) else {}
+    if (found := entries.get("format")) != FORMAT:
+        raise BackingError(f"{path.parent}: format {found!r}; this version of dsfs knows format {FORMAT} only")
+    cluster = entries.get("cluster")
+    if not isinstance(cluster, str) or not cluster:
+        raise BackingError(f"{path} cannot be used: it has no cluster id")
+    return cluster
 
 
 def _is_neutral(name: str) -> bool:

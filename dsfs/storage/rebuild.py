@@ -24,11 +24,15 @@ SEALED_SUFFIX, MAP_SUFFIX = ".sum", ".map"
 def recover(
     index: ResidencyIndex, backing: BackingDirectory, is_in_use: Callable[[str], bool] = lambda identity: False
 ) -> None:
-    """Tidy and rebuild.  A backing directory that cannot be read leaves the index as it is: that costs no reader."""
+    """Tidy and rebuild.
+
+    A backing directory that cannot be read leaves the index as it is, for the next start: that costs no reader.
+    """
     try:
         tidy(backing, is_in_use)
         rebuild(index, backing)
     except OSError as exc:
+        index.rebuild_later()
         log.warning("the residency index is not rebuilt, the backing directory cannot be read: %s", exc)
 
 

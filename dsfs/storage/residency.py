@@ -6,6 +6,7 @@
 It answers `status` and `ls` without opening segments, and gives the sum that the limit is held against.  The truth
 about a block is its record in the segment's map.  The index is written after it, in batches, so it may lag and is never
 ahead: a crash costs the newest batch, and a start that finds it not closed has it rebuilt from the maps (rebuild.py).
+It holds for one backing directory, whose cluster id it keeps: beside another one it counts as lost.
 
 Concurrency: blocking calls; one thread writes at a time and any number read.
 """
@@ -69,9 +70,13 @@ class ResidencyIndex:
     wrote it did not come to its end, so it may lack the newest fills.
     """
 
-    def __init__(self, path: Path) -> None:
-        """BackingError if the local disk does not take an index."""
+    def __init__(self, path: Path, cluster: str) -> None:
+        """The index of the backing directory with that cluster id.
+
+        BackingError if the local disk does not take an index.
+        """
         self._path = path
+        self._cluster = cluster.encode()
         self._mark = path.with_name(path.name + ".state")
         self._write_lock = threading.Lock()
         self._written_since: set[bytes] | None = None
@@ -133,6 +138,11 @@ class ResidencyIndex:
             with self._env.begin() as txn:
                 if txn.get(b"format") != FORMAT:
                     raise _DamagedError("it has an unknown format")
+                if (described := txn.get(b"cluster", b"")) != self._cluster:
+                    raise _DamagedError(
+                        f"it describes another backing directory, cluster id {described.decode(errors='replace')!r}"
+                        f" instead of {self._cluster.decode()!r}"
+                    )
                 for key, value in txn.cursor():
                     if len(key) == KEY_SIZE and len(value) < _RECORD.size:
                         raise _DamagedError("it has a record that is none")
@@ -148,7 +158,7 @@ class ResidencyIndex:
     def _mark_running(self) -> None:
         try:
             replace_file(self._mark, (RUNNING + _boot_id()).encode())
-            self._transact([(b"format", FORMAT)])
+            self._transact([(b"format", FORMAT), (b"cluster", self._cluster)])
         except BaseException:
             self._env.close()
             raise
@@ -205,6 +215,10 @@ class ResidencyIndex:
             if self._written_since is not None:
                 self._written_since.update(key for key, _ in pairs)
             self._write(pairs)
+
+    def rebuild_later(self) -> None:
+        """It may not say what is there: the next start is not to believe it as it is."""
+        self._is_behind = True
 
     @contextlib.contextmanager
     def rebuilding(self) -> Iterator[None]:

@@ -87,7 +87,7 @@ class Engine:
         state.mkdir(parents=True, exist_ok=True)
         self.metrics = Metrics()
         self.backing = BackingDirectory(directory / "backing", settings.limit_bytes, lambda size: 0)
-        self.index = ResidencyIndex(state / "residency.mdb")
+        self.index = ResidencyIndex(state / "residency.mdb", self.backing.cluster)
         self.backing.used_bytes = self.index.total_bytes()
         bridge = Bridge()
         self.origin_pool = Pool("origin", settings.connections, bridge)

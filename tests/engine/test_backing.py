@@ -79,6 +79,8 @@ def test_what_file_systems_and_crashes_leave_does_not_make_it_foreign(tmp_path: 
         ('{"format": "1"}', "format '1'"),
         ("{}", "format None"),
         ("[]", "format None"),
+        ('{"format": 1}', "has no cluster id"),
+        ('{"format": 1, "cluster": 7}', "has no cluster id"),
         ("", "cannot be read"),
         ("{", "cannot be read"),
         ("\udcff", "cannot be read"),

@@ -25,8 +25,8 @@ def backing(tmp_path: Path) -> BackingDirectory:
 
 
 @pytest.fixture
-def index(tmp_path: Path) -> Iterator[ResidencyIndex]:
-    made = ResidencyIndex(tmp_path / "residency.mdb")
+def index(tmp_path: Path, backing: BackingDirectory) -> Iterator[ResidencyIndex]:
+    made = ResidencyIndex(tmp_path / "residency.mdb", backing.cluster)
     yield made
     made.close()
 
@@ -201,9 +201,10 @@ def test_missing_segments_folder_means_nothing_is_resident(backing: BackingDirec
 
 
 @pytest.mark.expects_log("not rebuilt, the backing directory cannot be read")
-def test_backing_directory_that_cannot_be_read_leaves_the_index_as_it_is(
-    backing: BackingDirectory, index: ResidencyIndex, monkeypatch: pytest.MonkeyPatch
+def test_backing_directory_that_cannot_be_read_leaves_the_index_to_the_next_start(
+    tmp_path: Path, backing: BackingDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    index = ResidencyIndex(tmp_path / "residency.mdb", backing.cluster)
     record = filled(backing, 1, LARGE, 4)
     index.put([record])
 
@@ -214,3 +215,7 @@ def test_backing_directory_that_cannot_be_read_leaves_the_index_as_it_is(
         patch.setattr(os, "scandir", refuse)
         recover(index, backing)
     assert index.get(record.identity) == record
+    index.close()
+    index = ResidencyIndex(tmp_path / "residency.mdb", backing.cluster)
+    assert index.was_unclean
+    index.close()

@@ -22,6 +22,7 @@ from tests.engine.stopping import DiedError, stopping_at
 
 ROOT = Path(__file__).parents[2]
 WAIT_S = 30
+CLUSTER = "one"
 made_anew = pytest.mark.expects_log("residency index cannot be used and is made anew")
 
 
@@ -45,7 +46,7 @@ def gone(number: int) -> SegmentRecord:
 
 
 def written(path: Path, records: list[SegmentRecord], *, clean: bool = True) -> None:
-    index = ResidencyIndex(path)
+    index = ResidencyIndex(path, CLUSTER)
     index.put(records)
     index.close(clean=clean)
 
@@ -68,7 +69,7 @@ def test_sealed_segment_has_every_block() -> None:
 
 
 def test_records_are_found_again_after_a_restart(path: Path) -> None:
-    index = ResidencyIndex(path)
+    index = ResidencyIndex(path, CLUSTER)
     assert (index.was_lost, index.was_unclean) == (True, False)
     records = [record(1), sealed_record(2), record(3)]
     index.put(records)
@@ -80,13 +81,13 @@ def test_records_are_found_again_after_a_restart(path: Path) -> None:
         assert index.total_bytes() == sum(entry.resident_bytes for entry in records)
         assert sorted(index.identities()) == [entry.identity for entry in records]
         index.close()
-        index = ResidencyIndex(path)
+        index = ResidencyIndex(path, CLUSTER)
         assert (index.was_lost, index.was_unclean) == (False, False)
     index.close()
 
 
 def test_record_without_a_resident_block_is_removed(path: Path) -> None:
-    index = ResidencyIndex(path)
+    index = ResidencyIndex(path, CLUSTER)
     index.put([record(1), record(2)])
     index.put([gone(1), gone(3)])
     assert index.get(record(1).identity) is None
@@ -96,11 +97,11 @@ def test_record_without_a_resident_block_is_removed(path: Path) -> None:
 
 def test_index_that_was_not_closed_in_order_says_so_and_keeps_its_records(path: Path) -> None:
     written(path, [record(1)], clean=False)
-    index = ResidencyIndex(path)
+    index = ResidencyIndex(path, CLUSTER)
     assert (index.was_lost, index.was_unclean) == (False, True)
     assert index.get(record(1).identity) == record(1)
     index.close()
-    index = ResidencyIndex(path)
+    index = ResidencyIndex(path, CLUSTER)
     assert not index.was_unclean
     index.close()
 
@@ -110,7 +111,7 @@ def test_index_of_many_puts_and_removals_is_whole(path: Path) -> None:
     random = Random(3)
     expected: dict[str, SegmentRecord] = {}
     for _ in range(30):
-        index = ResidencyIndex(path)
+        index = ResidencyIndex(path, CLUSTER)
         assert {identity: index.get(identity) for identity in index.identities()} == expected
         assert not index.was_lost or not expected
         batch = [record(random.randrange(300), random.randrange(1, 9_000)) for _ in range(40)]
@@ -127,12 +128,12 @@ def test_index_of_many_puts_and_removals_is_whole(path: Path) -> None:
 
 
 def assert_made_anew(path: Path) -> None:
-    index = ResidencyIndex(path)
+    index = ResidencyIndex(path, CLUSTER)
     assert (index.was_lost, index.was_unclean) == (True, False)
     assert index.identities() == []
     index.put([record(7)])
     index.close()
-    index = ResidencyIndex(path)
+    index = ResidencyIndex(path, CLUSTER)
     assert not index.was_lost
     assert index.get(record(7).identity) == record(7)
     index.close()
@@ -180,6 +181,21 @@ def test_unknown_format_is_replaced(path: Path, monkeypatch: pytest.MonkeyPatch)
     assert_made_anew(path)
 
 
+@pytest.mark.parametrize("clean", [True, False])
+@pytest.mark.expects_log("made anew: it describes another backing directory, cluster id 'one' instead of 'two'")
+def test_index_of_another_backing_directory_counts_as_lost(path: Path, *, clean: bool) -> None:
+    written(path, [record(1)], clean=clean)
+    index = ResidencyIndex(path, "two")
+    assert (index.was_lost, index.was_unclean) == (True, False)
+    assert index.identities() == []
+    index.put([record(2)])
+    index.close()
+    index = ResidencyIndex(path, "two")
+    assert (index.was_lost, index.was_unclean) == (False, False)
+    assert index.identities() == [record(2).identity]
+    index.close()
+
+
 @made_anew
 def test_record_that_is_none_is_not_believed(path: Path) -> None:
     written(path, [record(1)], clean=False)
@@ -207,7 +223,7 @@ for content in damaged:
     path.write_bytes(content)
     state.write_bytes(mark)
     path.with_name(path.name + "-lock").unlink(missing_ok=True)
-    index = ResidencyIndex(path)
+    index = ResidencyIndex(path, "one")
     found = len(index.identities())
     assert found == (0 if index.was_lost else expected), found
     assert index.was_lost or content == whole
@@ -236,12 +252,12 @@ def test_full_map_costs_a_rebuild_at_the_next_start_which_has_room(path: Path, m
     monkeypatch.setattr(residency, "MAP_SIZE", 64 * 1024)
     records = [record(number, blocks=8_000) for number in range(100)]
     starts = 0
-    index = ResidencyIndex(path)
+    index = ResidencyIndex(path, CLUSTER)
     while len(index.identities()) < len(records):
         for entry in records:
             index.put([entry])
         index.close()
-        index = ResidencyIndex(path)
+        index = ResidencyIndex(path, CLUSTER)
         starts += 1
         assert index.was_unclean == (len(index.identities()) < len(records))
     assert list(index.get_many(entry.identity for entry in records)) == records
@@ -257,13 +273,13 @@ def test_index_may_grow_far_beyond_what_memory_holds_without_taking_disk(path: P
 @pytest.mark.expects_log("residency index cannot be written, it is rebuilt at the next start")
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
 def test_write_that_the_disk_refuses_costs_a_rebuild_at_the_next_start(path: Path, number: int) -> None:
-    index = ResidencyIndex(path)
+    index = ResidencyIndex(path, CLUSTER)
     index.put([record(1)])
     with stopping_at(1, OSError(number, "refused")):
         index.put([record(2)])
     index.put([record(3)])
     index.close()
-    index = ResidencyIndex(path)
+    index = ResidencyIndex(path, CLUSTER)
     assert index.was_unclean
     assert sorted(index.identities()) == [record(1).identity, record(3).identity]
     index.close()
@@ -280,14 +296,14 @@ def test_no_step_that_fails_leaves_an_index_that_is_wrong_unnoticed(tmp_path: Pa
         written(path, [record(1), record(2)])
         index = None
         with stopping_at(step, type(error)(*error.args)) as stop, suppress(BackingError, lmdb.Error):
-            index = ResidencyIndex(path)
+            index = ResidencyIndex(path, CLUSTER)
             index.put([record(3)])
             index.put([gone(1)])
             index.close()
         is_known = index is not None and index.was_lost
         if index is not None:
             index._env.close()
-        index = ResidencyIndex(path)
+        index = ResidencyIndex(path, CLUSTER)
         is_known = is_known or index.was_lost or index.was_unclean
         assert is_known or set(index.identities()) in (before, after)
         index.close()
@@ -300,7 +316,7 @@ def test_no_step_that_fails_leaves_an_index_that_is_wrong_unnoticed(tmp_path: Pa
 def test_local_disk_that_takes_no_index_is_a_clear_error(path: Path) -> None:
     path.mkdir()
     with pytest.raises(BackingError, match=r"residency index .*residency\.mdb"):
-        ResidencyIndex(path)
+        ResidencyIndex(path, CLUSTER)
 
 
 # ---------------------------------------------------------------- beside a rebuild
@@ -308,7 +324,7 @@ def test_local_disk_that_takes_no_index_is_a_clear_error(path: Path) -> None:
 
 @pytest.fixture
 def index(path: Path) -> Iterator[ResidencyIndex]:
-    made = ResidencyIndex(path)
+    made = ResidencyIndex(path, CLUSTER)
     yield made
     made.close()
 
