@@ -125,7 +125,9 @@ def _command(
 def _add_lifecycle(commands: Any, which: argparse.ArgumentParser, either: argparse.ArgumentParser) -> None:
     mount = _command(commands, "mount", _mount, "start a daemon; returns when the mount answers", [which])
     mount.add_argument("--foreground", action="store_true", help="be the daemon, as systemd wants it")
-    mount.add_argument("--force", action="store_true", help="also where the mountpoint looks unsuitable")
+    mount.add_argument(
+        "--force", action="store_true", help="also where the mountpoint is not empty, or the backing directory is gone"
+    )
     mount.add_argument(
         "--timeout", type=_duration, default=60.0, metavar="T", help="wait for it so long (60s)"
     )

@@ -44,6 +44,7 @@ from dsfs.mount.operations import Operations
 from dsfs.mount.session import Session
 from dsfs.storage.backing import BackingDirectory
 from dsfs.storage.generations import GenerationStore
+from dsfs.storage.known import refuse_if_gone, remember
 from dsfs.storage.rebuild import recover
 from dsfs.storage.residency import ResidencyIndex
 from dsfs.storage.statelock import state_lock
@@ -69,9 +70,12 @@ def run(config: Config, *, force: bool) -> int:
             # An arena for each of 80 threads would keep 17 MiB that nobody uses.
             ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2)
             prepare_mountpoint(config.mountpoint, force=force)
+            if not force:
+                refuse_if_gone(config.state_dir, config.backing.path)
             backing = BackingDirectory(
                 config.backing.path, config.backing.limit_bytes, config.backing.floor.of
             )
+            remember(config.state_dir, config.backing.path, backing.cluster)
             index = ResidencyIndex(config.state_dir / "residency.mdb", backing.cluster)
             metrics = Metrics()
             datasets = Datasets(config, metrics)
@@ -209,7 +213,7 @@ class Daemon:
             self.segments.close()
         self.library.close()
         if not self._is_rebuilding:  # else its thread is inside, and the next start rebuilds anew
-            self.index.close(clean=is_drained)
+            self.index.close(clean=is_drained and not self.backing.was_away)
         log.info("stopped")
         return 0
 

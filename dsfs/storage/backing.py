@@ -21,12 +21,12 @@ from dsfs.model.blocks import BlockTable
 from dsfs.model.errors import BackingError, NoRoomError
 from dsfs.model.retry import Pause
 from dsfs.storage.faultpoint import reach
-from dsfs.storage.filesystem import NEW, file_system_of, is_abandoned, remove
+from dsfs.storage.filesystem import GONE, NEW, file_system_of, is_abandoned, remove
 from dsfs.storage.segment import SegmentFile
 
 FORMAT = 1
 MARK = "dsfs.json"
-STATVFS_BELIEVED_S = 1.0
+STATVFS_BELIEVED_S = 1.0  # and for so long it is believed that the directory is still the same
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -44,7 +44,8 @@ class BackingDirectory:
     system.
 
     `cluster` is the id that all nodes find in its mark.  `used_bytes` is what the residency index says at the start,
-    and from then on what this daemon filled and dropped.
+    and from then on what this daemon filled and dropped.  `was_away`: for a while this directory was not the one at
+    its path, so that what was seen there says nothing about it.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class BackingDirectory:
         self.limit_bytes = limit_bytes
         self.used_bytes = 0
         self.unfilled_bytes = 0
+        self.was_away = False
         self._floor = floor
         self._clock = clock
         self._lock = threading.Lock()
@@ -157,9 +159,9 @@ class BackingDirectory:
                 raise NoRoomError(self._pause.reason)
             is_doubtful = bool(self._pause.reason)
         try:
-            if is_doubtful and (self.path / "dsfs.json").exists():  # without the mark: perhaps not mounted any more
-                self._make_folders()  # what failed may be that somebody removed them
             measured = self._space()
+            if is_doubtful:
+                self._make_folders()  # what failed may be that somebody removed them
         except OSError as exc:
             self.failed(exc)
             raise NoRoomError(f"backing directory not usable: {exc.strerror}") from exc
@@ -233,11 +235,29 @@ class BackingDirectory:
         if believed is not None and now - believed.at_s <= STATVFS_BELIEVED_S:
             return believed
         reach("backing.statvfs")
+        self._check_mark()
         stat = os.statvfs(self.path)
         measured = Statvfs(now, stat.f_blocks * stat.f_frsize, stat.f_bavail * stat.f_frsize)
         with self._lock:
             self._statvfs = measured
         return measured
+
+
+    def _check_mark(self) -> None:
+        """OSError if what lies at the path now is not the directory of the start.
+
+        It is neither filled (it may be the disk below an NFS that is not mounted any more) nor accounted for.
+        """
+        try:
+            if (self.path / MARK).read_bytes() == self._mark:
+                return
+            what = f"another {MARK} is there instead of that of cluster id {self.cluster}"
+        except OSError as exc:
+            if exc.errno not in GONE:
+                raise
+            what = f"{MARK} is gone, is it still mounted?"
+        self.was_away = True
+        raise OSError(errno.ESTALE, what)
 
 
 def _cluster_in(path: Path, mark: bytes) -> str:

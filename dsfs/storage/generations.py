@@ -109,6 +109,7 @@ class GenerationStore:
         """Put a copy into the backing directory.  That may fail, or a crash come first: the next start tries again."""
         try:
             reach("generation.share")
+            self._shared.stat()  # else a copy would be made on the disk below an NFS that is not mounted any more
             _copy(placed, folder)
         except OSError as exc:
             log.warning("catalog %s cannot be put into the backing directory: %s", placed.path, exc)

@@ -272,7 +272,7 @@ def test_folders_that_somebody_removed_are_made_again(tmp_path: Path) -> None:
     sample.close()
 
 
-def test_folders_are_not_made_where_the_mark_is_gone(tmp_path: Path) -> None:
+def test_nothing_is_filled_or_made_where_the_mark_is_gone(tmp_path: Path) -> None:
     """As when the NFS was unmounted and the empty mountpoint is left."""
     clock = Clock()
     backing = directory(tmp_path, clock=clock)
@@ -281,5 +281,36 @@ def test_folders_are_not_made_where_the_mark_is_gone(tmp_path: Path) -> None:
         (tmp_path / name).rmdir()
     (tmp_path / "dsfs.json").unlink()
     clock.now_s += 11
-    backing.reserve(1)
+    with pytest.raises(NoRoomError, match=r"dsfs\.json is gone, is it still mounted\?"):
+        backing.reserve(1)
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("is_doubtful", [True, False])
+def test_other_directory_in_its_place_is_not_filled_until_the_right_one_is_back(
+    tmp_path: Path, is_doubtful: bool
+) -> None:
+    """As when another export was mounted there, with or without a fault that somebody noticed."""
+    clock = Clock()
+    path, away = tmp_path / "backing", tmp_path / "away"
+    backing = directory(path, clock=clock)
+    if is_doubtful:
+        backing.failed(OSError(errno.EIO, "sick"))
+        clock.now_s += 11
+    path.rename(away)
+    other = directory(path)
+    (path / "segments").rmdir()
+    reason = f"another dsfs.json is there instead of that of cluster id {backing.cluster}"
+    with pytest.raises(NoRoomError, match=reason):
+        backing.reserve(1)
+    assert reason in backing.why_not_filling()
+    assert not (path / "segments").exists()
+    assert backing.was_away
+    assert not other.was_away
+    path.rename(tmp_path / "other")
+    away.rename(path)
+    clock.now_s += 21
+    backing.reserve(1)
+    backing.succeeded()
+    assert backing.why_not_filling() == ""
+    assert backing.was_away, "what was seen meanwhile is in the books"

@@ -119,6 +119,14 @@ def test_lost_backing_directory_costs_nothing_and_gets_the_catalog_again(node: N
     assert os.listdir(node.folder("shared")) == [A]
 
 
+@pytest.mark.expects_log("cannot be put into the backing directory: .*No such file")
+def test_backing_directory_that_is_not_mounted_any_more_is_not_written_to(node: Node) -> None:
+    shutil.rmtree(node.shared)
+    node.add(A)
+    assert node.current() == A
+    assert not node.shared.exists()
+
+
 @damaged
 @pytest.mark.parametrize("side", ["local", "shared"])
 @pytest.mark.parametrize("how", ["flipped", "cut", "removed", "no summary", "summary cut", "summary of another kind"])
@@ -178,6 +186,7 @@ def test_backing_directory_that_takes_no_catalog_costs_the_other_nodes_theirs(tm
     node.add(A)
     assert node.current() == A
     node.shared.unlink()
+    node.shared.mkdir()
     assert node.current() == A
     assert Node(tmp_path, "two").current() == A
 

@@ -175,7 +175,7 @@ def test_damaged_catalog_in_the_backing_directory_costs_a_listing_at_most(
 @pytest.mark.parametrize("damage", [flip, empty, remove])
 def test_damaged_mark_stops_the_start_with_one_line(damage: Damage, node: Node, films: SourceVersion) -> None:
     node.start()
-    damage(node.backing / "dsfs.json")  # nobody looks at it while the daemon runs
+    damage(node.backing / "dsfs.json")  # no reader needs it
     assert films.wrong_files(node.mountpoint, films.large[:1]) == []
     assert node.stop() == 0
     refused = node.command("mount", "--foreground")

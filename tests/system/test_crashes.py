@@ -19,8 +19,8 @@ WHILE_READING = [
     "generation.copied",
     *(f"generation.{end}:{count}" for end in ("place", "placed") for count in (1, 2)),  # here, and in the backing
     "segment.create",
-    *(f"file.create:{count}" for count in (2, 5)),  # the first is at the start; then maps and checksums
-    *(f"file.rename:{count}" for count in (2, 5)),
+    *(f"file.create:{count}" for count in (3, 6)),  # the first two are at the start; then maps and checksums
+    *(f"file.rename:{count}" for count in (3, 6)),
     "direct.open",
     "segment.data:7",
     "segment.data_written",
