@@ -35,6 +35,7 @@ from dsfs.cache.memory import Memory, shares
 from dsfs.cache.open import Opener
 from dsfs.cache.pool import Bridge, Pool
 from dsfs.cache.read import Reader
+from dsfs.cache.recovery import Recovery
 from dsfs.cache.segments import SegmentTable
 from dsfs.config import Config
 from dsfs.metrics import Metrics
@@ -166,9 +167,11 @@ class Daemon:
             config.memory.limit_bytes,
             started_s=time.time(),
         )
+        self.recovery = Recovery(index, backing, self.segments, self.filler)
         dropper = Dropper(
-            self.library, self.segments, self.filler, self.memory, backing, index, self.backing_pool, metrics
-        )
+            self.library, self.segments, self.filler, self.memory, backing, index, self.backing_pool, metrics,
+            self.recovery.turn,
+        )  # fmt: skip
         self.verbs = Verbs(self.queries, self.library, dropper, metrics, self.datasets, self.stop)
         self._connect_gauges()
 
@@ -186,7 +189,6 @@ class Daemon:
     async def serve(self) -> int:
         """Everything from the start of trio to its end."""
         self._stopping, self._hurrying = trio.Event(), trio.Event()
-        self._is_rebuilding = False
         self._notifier = Notifier.from_environment()
         if self.index.was_lost:
             await trio.to_thread.run_sync(recover, self.index, self.backing)
@@ -197,7 +199,7 @@ class Daemon:
             services.start_soon(self.filler.keep_index)
             services.start_soon(self.readahead.serve)
             if self.index.was_unclean and not self.index.was_lost:
-                services.start_soon(self._rebuild_behind)
+                await services.start(self.recovery.run)
             await services.start(ControlServer(self.config.control_socket, self.verbs.table()).serve)
             session = Session(
                 self.operations, self.config.mountpoint, allow_other=self.config.mount.allow_other
@@ -212,7 +214,7 @@ class Daemon:
         if is_drained:  # else a thread may be inside, and go on with a descriptor that has become another file's
             self.segments.close()
         self.library.close()
-        if not self._is_rebuilding:  # else its thread is inside, and the next start rebuilds anew
+        if not self.recovery.is_inside:  # else its thread goes on, and the next start rebuilds anew
             self.index.close(clean=is_drained and not self.backing.was_away)
         log.info("stopped")
         return 0
@@ -236,20 +238,6 @@ class Daemon:
             while True:  # this loop answers the requests too: while it turns, so does the mount
                 self._notifier.alive()
                 await trio.sleep(watchdog_s / 3)
-
-    async def _rebuild_behind(self) -> None:
-        """After a crash: the index may lack the newest fills."""
-
-        def is_in_use(identity: str) -> bool:
-            return self.segments.find(identity) is not None
-
-        self._is_rebuilding = True
-        try:
-            await trio.to_thread.run_sync(recover, self.index, self.backing, is_in_use, abandon_on_cancel=True)
-            await self.filler.recount(self.segments)
-        except Exception:  # the index is a help, not the truth: no reader is to lose the mount for it
-            log.exception("the residency index cannot be rebuilt")
-        self._is_rebuilding = False
 
     # ---------------------------------------------------------------- stopping
 

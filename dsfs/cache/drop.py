@@ -1,6 +1,7 @@
 """Drop: what is resident of a version leaves the backing directory, by request.
 
-Concurrency: the trio thread asks, the backing pool unlinks.  A reader who has the version open goes on from
+Concurrency: the trio thread asks, the backing pool unlinks; one drop at a time, and none while the index is rebuilt
+(recovery.py), since both would count the same bytes.  A reader who has the version open goes on from
 the origin (and so makes it resident again); a fill that is under way finds its file gone and gives up.
 """
 
@@ -28,7 +29,7 @@ BATCH = 256  # segments that cannot be opened while they are removed
 
 @dataclass
 class Dropper:
-    """Drops versions."""
+    """Drops versions, each when it has the `turn`."""
 
     library: Library
     segments: SegmentTable
@@ -38,9 +39,7 @@ class Dropper:
     index: ResidencyIndex
     pool: Pool
     metrics: Metrics
-
-    def __post_init__(self) -> None:
-        self._turn = trio.Lock()
+    turn: trio.Lock
 
     async def drop(self, version: Version) -> tuple[int, int]:
         """Remove all segments of all generations of the version; returns (bytes, segments) that were resident.
@@ -48,7 +47,7 @@ class Dropper:
         BackingError if the backing directory does not let go of one; what was removed before stays removed.
         """
         freed = count = 0
-        async with self._turn:  # two at once would count the same bytes
+        async with self.turn:
             identities = await self.library.segment_identities(version)
             for start in range(0, len(identities), BATCH):
                 batch = identities[start : start + BATCH]

@@ -19,6 +19,7 @@ from dsfs.cache.memory import RESIDENT_BYTES, Memory
 from dsfs.cache.open import Opener
 from dsfs.cache.pool import Bridge, Pool
 from dsfs.cache.read import OpenFile, Reader
+from dsfs.cache.recovery import Recovery
 from dsfs.cache.segments import SegmentTable
 from dsfs.metrics import Metrics
 from dsfs.model.errors import NotFoundError
@@ -110,9 +111,10 @@ class Engine:
             self.fetcher, self.filler, self.readahead, self.memory, self.resident_memory, self.backing_pool,
             self.metrics, inline=settings.inline,
         )  # fmt: skip
+        self.recovery = Recovery(self.index, self.backing, self.segments, self.filler)
         self.dropper = Dropper(
             self.library, self.segments, self.filler, self.memory, self.backing, self.index, self.backing_pool,
-            self.metrics,
+            self.metrics, self.recovery.turn,
         )  # fmt: skip
 
     async def open(self, path: str) -> OpenFile:

@@ -233,3 +233,51 @@ async def test_recount_takes_in_what_the_rebuilt_index_does_not_know_yet(tmp_pat
         forget(engine)
         await engine.filler.recount(engine.segments)
         assert engine.backing.used_bytes == used_bytes
+
+
+async def test_drop_while_the_index_is_rebuilt_waits_and_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a crash: the index does not know of the newest fills."""
+    origin, contents = sample()
+    async with running(tmp_path, origin) as engine:
+        await read_all(engine, contents)
+        await engine.settle()
+        used_bytes = engine.backing.used_bytes
+    async with running(tmp_path, origin) as engine:
+        forget(engine)
+        gate = Faults(monkeypatch).hold("index.write")
+        dropped: list[tuple[int, int]] = []
+
+        async def drop() -> None:
+            dropped.append(await engine.drop("v1"))
+
+        async with trio.open_nursery() as nursery:
+            await nursery.start(engine.recovery.run)
+            await until(gate.reached.is_set)
+            nursery.start_soon(drop)
+            await until(lambda: engine.recovery.turn.statistics().tasks_waiting, "the drop waiting", timeout_s=5)
+            gate.open()
+        assert dropped == [(used_bytes, 2)]
+        assert engine.backing.used_bytes == engine.index.total_bytes() == 0
+        assert not list((tmp_path / "backing" / "segments").glob("*/*"))
+
+
+@pytest.mark.expects_log("the residency index cannot be rebuilt")
+async def test_rebuild_that_fails_holds_up_no_drop_and_is_repeated_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    origin, contents = sample()
+    async with running(tmp_path, origin) as engine:
+        await read_all(engine, contents)
+        await engine.settle()
+        used_bytes = engine.backing.used_bytes
+        monkeypatch.setattr("dsfs.cache.recovery.recover", fails)
+        await engine.recovery.run()
+        assert not engine.recovery.is_inside
+        assert await engine.drop("v1") == (used_bytes, 2)
+    async with running(tmp_path, origin) as engine:
+        assert engine.index.was_unclean
