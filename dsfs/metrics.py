@@ -14,8 +14,6 @@ from typing import TypeVar
 
 log = logging.getLogger(__name__)
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-
 # From a page-cache hit to the longest a reader waits by default.
 SECONDS_BUCKETS = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0)
 
@@ -215,15 +213,6 @@ class Metrics:
     def text(self) -> str:
         """All samples in the Prometheus text format."""
         return self.registry.text()
-
-
-def markdown_table() -> str:
-    """Every metric, for the README."""
-    rows = ["| metric | type | meaning |", "|---|---|---|"]
-    for metric in Metrics().registry:
-        label = f"{{{metric.label}}}" if metric.label else ""
-        rows.append(f"| `{metric.exposed_name}{label}` | {metric.type} | {metric.help} |")
-    return "\n".join(rows) + "\n"
 
 
 def _number(value: float) -> str:

@@ -1,10 +1,9 @@
-"""The configuration as text: TOML with comments, values for JSON, and the table in the README."""
+"""The configuration as text: TOML with comments, and values for JSON."""
 
 from collections.abc import Iterator
-from dataclasses import fields
 from typing import Any
 
-from dsfs.config import SECTIONS, Config, DatasetConfig, Key, keys_of
+from dsfs.config import SECTIONS, Config, Key, keys_of
 
 
 def to_toml(config: Config) -> str:
@@ -44,24 +43,3 @@ def _plain_value(value: Any, key: Key) -> Any:
     if key.kind.unit == "levels":
         return dict(value)
     return value.name if key.kind.unit == "name or number" else str(value)
-
-
-def markdown_table() -> str:
-    """Every key, for the README."""
-    rows = ["| key | unit | default | meaning |", "|---|---|---|---|"]
-    for title, section in (("", Config), *SECTIONS.items(), ("dataset[]", DatasetConfig)):
-        for name, (attribute, key) in keys_of(section).items():
-            meaning = key.help.replace("<", "&lt;")
-            path = f"{title}.{name}" if title else name
-            rows.append(f"| `{path}` | {key.kind.unit} | {_default(section, attribute, key)} | {meaning} |")
-    return "\n".join(rows) + "\n"
-
-
-def _default(section: type[Any], attribute: str, key: Key) -> str:
-    if key.inherits:
-        return f"`{key.inherits}`"
-    if key.default is None:
-        return "required"
-    factory = next(f.default_factory for f in fields(section) if f.name == attribute)
-    assert callable(factory)
-    return f"`{key.kind.show(factory())}`"

@@ -313,7 +313,7 @@ def _origin(origin: Origin) -> Answer:
         "state": "failing" if is_failing else "unknown" if success_at is None else "ok",
         "error": error[1] if error and is_failing else None,
         "error_at_s": error[0] if error and is_failing else None,
-        "requests": sum(counts[name] for name in ("list_requests", "head_requests", "get_requests")),
+        "requests": counts["list_requests"] + counts["get_requests"],
         "bytes": counts["get_bytes"],
     }
 

@@ -76,7 +76,7 @@ class Datasets:
         for origin in self.origins:
             now = origin.statistics()
             before = self._counted.get(origin, dict.fromkeys(now, 0))
-            for operation in ("list", "head", "get"):
+            for operation in ("list", "get"):
                 name = f"{operation}_requests"
                 self._metrics.origin_requests.add(now[name] - before[name], label=operation)
             self._metrics.origin_bytes.add(now["get_bytes"] - before["get_bytes"])

@@ -99,9 +99,6 @@ class SegmentTable:
         self._leaving: set[str] = set()
         self._left = trio.lowlevel.ParkingLot()
 
-    def __len__(self) -> int:
-        return len(self._active)
-
     def __iter__(self) -> Iterator[ActiveSegment]:
         return iter(self._active.values())
 

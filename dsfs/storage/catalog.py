@@ -95,13 +95,6 @@ class Catalog:
             yield from batch
             name = batch[-1].name
 
-    def files(self) -> Iterator[Entry]:
-        """All files of the version, in the order of their keys."""
-        following = 0
-        while batch := self._entries_from(following):
-            yield from (entry for entry in batch if not entry.is_dir)
-            following = batch[-1].index + 1
-
     def resolve(self, path: str) -> Entry:
         """The entry at "a/b/c" below the root ("" is the root itself).  Raises NotFoundError."""
         index = catalog_format.ROOT
@@ -112,11 +105,6 @@ class Catalog:
                     raise NotFoundError(f"no file or directory '{path}'")
                 index = catalog_format.index_in(value)
             return self._entry(txn, index)
-
-    def path_of(self, index: int) -> str:
-        """The path of an entry below the root; "" for the root itself.  Raises NotFoundError."""
-        with self._env.begin() as txn:
-            return self._path(txn, index)
 
     def object_of(self, entry: Entry) -> ObjectRef:
         """The object that holds the file."""
@@ -202,17 +190,6 @@ class Catalog:
                     if len(found) == BATCH or not key.startswith(prefix):
                         break
                     found.append(self._entry(txn, catalog_format.index_in(value)))
-        return found
-
-    def _entries_from(self, index: int) -> list[Entry]:
-        """The first BATCH entries with `index` or a greater one."""
-        found: list[Entry] = []
-        with self._env.begin() as txn, txn.cursor(self._entries) as cursor:
-            if cursor.set_range(catalog_format.entry_key(index)):
-                for key, row in cursor:
-                    if len(found) == BATCH:
-                        break
-                    found.append(catalog_format.decode_entry(catalog_format.index_in(key), row))
         return found
 
     def _large_from(self, index: int) -> list[tuple[int, tuple[str, int]]]:

@@ -98,10 +98,6 @@ def name_key(parent: int, name: bytes) -> bytes:
     return _INDEX.pack(parent) + name
 
 
-def name_in(key: bytes) -> bytes:
-    return key[_INDEX.size :]
-
-
 def index_in(value: bytes) -> int:
     """The index that a key of `entries` or a value of `names` is."""
     index: int = _INDEX.unpack(value)[0]

@@ -1,6 +1,6 @@
 """The origin: one bucket of an object store.
 
-Lists, looks at objects and fetches ranges of them; blocking, and safe to use from many threads.  A fetch is
+Lists objects and fetches ranges of them; blocking, and safe to use from many threads.  A fetch is
 one attempt: whether and when to try again is decided where the reader's patience is known.  Nothing leaves
 `fetch` before the answer was checked to be of the object and range that were asked for, nothing but the
 wanted bytes leaves it at all, and if it ends without an error they were all there.
@@ -47,14 +47,10 @@ class Origin:
         self.last_error: tuple[float, str] | None = None
         self.last_success_at: float | None = None
         self._lock = threading.Lock()
-        self._counts = dict.fromkeys(("list_requests", "head_requests", "get_requests", "get_bytes", "errors"), 0)
+        self._counts = dict.fromkeys(("list_requests", "get_requests", "get_bytes", "errors"), 0)
         self._obstore: ObstoreWay | None = None  # made at the first fetch, as it needs credentials
         self._obstore_lock = threading.Lock()
         self._ranges_by_boto3 = False
-
-    def probe(self, prefix: str = "") -> None:
-        """Ask for one key below `prefix`: returns if the origin can be listed there, found or not."""
-        self.list_page(prefix, "", max_keys=1)
 
     def names_below(self, prefix: str) -> list[str]:
         """The names, without slashes, of the "directories" directly below `prefix` ("" or ending in one)."""
@@ -80,11 +76,6 @@ class Origin:
                 raise OriginTemporaryError(f"{self._where(prefix)}: a listing that does not go on")
         return page.objects, page.is_truncated
 
-    def head(self, key: str) -> ObjectRef:
-        """The object as it is now.  Raises NotFoundError if there is none, or no bucket: HEAD cannot tell."""
-        with self._counted("head_requests"):
-            return self._boto3.head(key)
-
     def fetch(self, obj: ObjectRef, offset: int, length: int) -> Generator[memoryview, None, None]:
         """The bytes of `obj` from `offset` on, exactly `length` of them, in buffers of 256 KiB and more.
 
@@ -104,7 +95,7 @@ class Origin:
             yield from self._deliver(wanted, self._boto3.get)
 
     def statistics(self) -> dict[str, int]:
-        """list_requests, head_requests, get_requests, get_bytes and errors since the start."""
+        """list_requests, get_requests, get_bytes and errors since the start."""
         with self._lock:
             return dict(self._counts)
 

@@ -104,11 +104,11 @@ def parse_content_range(text: str) -> tuple[int, int, int]:
 
 
 def error_of_answer(
-    where: str, status: int, code: str | None, message: str | None, *, has_body: bool = False
+    where: str, status: int, code: str | None, message: str | None, *, has_body: bool
 ) -> DsfsError:
     """The error that an answer with this status means; `code` and `message` as in an S3 error body.
 
-    A 404 is believed when it comes as S3 sends it, with a code or without a body (an answer to HEAD): a web
+    A 404 is believed when it comes as S3 sends it, with a code or without a body: a web
     server or load balancer in the wrong place also answers 404, with a page, and knows nothing of the object.
     """
     text = f"{where}: answered {status}" + (f" {code}" if code else "")

@@ -120,7 +120,7 @@ class Boto3Way:
         """One page of what lies below `prefix`; names may come in any order the server likes."""
         wishes = {"StartAfter": start_after or None, "ContinuationToken": token, "Delimiter": delimiter}
         listing, _ = self._clients()
-        with self._errors_of(prefix, has_body=True):
+        with self._errors_of(prefix):
             reply = listing.list_objects_v2(
                 Bucket=self._bucket,
                 Prefix=prefix,
@@ -136,12 +136,6 @@ class Boto3Way:
             next_token=reply.get("NextContinuationToken"),
         )
 
-    def head(self, key: str) -> ObjectRef:
-        listing, _ = self._clients()
-        with self._errors_of(key):
-            reply = listing.head_object(Bucket=self._bucket, Key=key)
-        return self._object(key, {**reply, "Size": reply.get("ContentLength")})
-
     @contextmanager
     def get(self, wanted: Wanted) -> Iterator[tuple[Answer, Iterable[memoryview]]]:
         """As ObstoreWay.get; a 200 with a Content-Range is taken for the 206 it should have been."""
@@ -151,7 +145,7 @@ class Boto3Way:
             wishes["Range"] = f"bytes={wanted.offset}-{wanted.offset + wanted.length - 1}"
         deadline = time.monotonic() + self._settings.request_timeout_s
         _, single = self._clients()
-        with self._errors_of(key, has_body=True):
+        with self._errors_of(key):
             reply = single.get_object(
                 Bucket=self._bucket,
                 Key=key,
@@ -235,12 +229,11 @@ class Boto3Way:
         return self.origin_id if not key else f"{self.origin_id}/{printable(key)}"
 
     @contextmanager
-    def _errors_of(self, key: str | None, *, has_body: bool = False) -> Iterator[None]:
-        """`has_body`: whether an error answer of S3 to this request would have one."""
+    def _errors_of(self, key: str | None) -> Iterator[None]:
         try:
             yield
         except ClientError as error:
-            raise _error_of_reply(self._where(key), error.response, has_body) from None
+            raise _error_of_reply(self._where(key), error.response) from None
         except (BotoCoreError, ResponseParserError, OSError) as error:
             raise _error_of(self._where(key), error) from None
 
@@ -254,14 +247,14 @@ def _moment(text: str) -> datetime:
         return parsed
 
 
-def _error_of_reply(where: str, reply: Mapping[str, Any], has_body: bool) -> DsfsError:
+def _error_of_reply(where: str, reply: Mapping[str, Any]) -> DsfsError:
     head = reply.get("ResponseMetadata", {})
     status = head.get("HTTPStatusCode", 0)
     told = reply.get("Error", {})
     code, message = told.get("Code"), told.get("Message")
     if code == str(status):  # botocore's stand-in where the answer has no code
         code = message = None
-    has_body = has_body and head.get("HTTPHeaders", {}).get("content-length") != "0"
+    has_body = head.get("HTTPHeaders", {}).get("content-length") != "0"
     return error_of_answer(where, status, code, message, has_body=has_body)
 
 

@@ -121,7 +121,7 @@ class FakeOrigin(Origin):
     def statistics(self) -> dict[str, int]:
         with self._lock:
             return {
-                "list_requests": len(self.lists), "head_requests": 0, "get_requests": len(self.gets),
+                "list_requests": len(self.lists), "get_requests": len(self.gets),
                 "get_bytes": self.sent_bytes, "errors": 0,
             }  # fmt: skip
 

@@ -49,12 +49,17 @@ def built(tmp_path):
         found.close()
 
 
-def walk(found, index=0):
+def walk(found, index=0, folder=""):
     """Every entry but the root, by path, as readdir gives them."""
     for entry in found.children(index):
-        yield found.path_of(entry.index), entry
+        path = folder + os.fsdecode(entry.name)
+        yield path, entry
         if entry.is_dir:
-            yield from walk(found, entry.index)
+            yield from walk(found, entry.index, f"{path}/")
+
+
+def files(found):
+    return [entry for _, entry in walk(found) if not entry.is_dir]
 
 
 class Model:
@@ -107,7 +112,6 @@ def test_catalog_is_like_a_plain_tree(tmp_path_factory, objects):
             assert names == sorted(names)
         for p, entry in shown.items():
             assert found.resolve(p) == entry == found.entry(entry.index) == found.child(entry.parent, entry.name)
-        assert [found.path_of(entry.index) for entry in found.files()] == sorted(model.files)
         assert summary.files == len(model.files)
         assert summary.directories == len(model.directories) - 1
         assert summary.bytes == sum(o.size for o in model.files.values())
@@ -143,7 +147,7 @@ def check_segments(found, model):
         ]
     )
     assert found.summary.large_objects == len(large)
-    unpacked = [entry for entry in found.files() if not 0 < entry.size <= SMALL_MAX]
+    unpacked = [entry for entry in files(found) if not 0 < entry.size <= SMALL_MAX]
     assert all((entry.pack, entry.member, entry.offset) == (-1, 0, 0) for entry in unpacked)
 
 
@@ -171,8 +175,7 @@ def test_marker_makes_an_empty_directory_with_its_time(built):
 def test_version_without_objects_is_an_empty_root(built):
     found = built([])
     assert found.resolve("") == found.entry(0) == Entry(0, 0, b"", True, 0, 0, None)
-    assert list(found.children(0)) == list(found.files()) == list(found.segments()) == []
-    assert found.path_of(0) == ""
+    assert list(found.children(0)) == list(found.segments()) == []
 
 
 def test_prefix_may_be_the_whole_bucket(built):
@@ -185,7 +188,7 @@ def test_what_is_not_there_is_not_found(built):
     for path in ("b", "a/c", "a/b/c", "a/", "/a", "a//b", "../a", "\udcff", "x" * 1000):
         with pytest.raises(NotFoundError):
             found.resolve(path)
-    for call in (found.entry, found.path_of, found.pack, found.member_sizes):
+    for call in (found.entry, found.pack, found.member_sizes):
         with pytest.raises(NotFoundError):
             call(99)
     assert found.child(0, b"x" * 1000) is None
@@ -197,7 +200,7 @@ def test_what_is_not_there_is_not_found(built):
 def test_keys_of_the_greatest_length_work(built):
     path = "/".join(["d" * 250] * 4)[: 1024 - len(PREFIX)]
     found = built([obj(path + "a"), obj(path + "b"[:0])])
-    assert found.path_of(found.resolve(path).index) == path
+    assert found.object_of(found.resolve(path)).key == PREFIX + path
     assert found.object_of(found.resolve(path + "a")).key == PREFIX + path + "a"
 
 
@@ -214,7 +217,7 @@ def test_children_go_on_behind_any_child(count, built):
 
 def test_large_directory_streams(built):
     found = built(obj(f"{n:06d}") for n in range(20_000))
-    assert sum(1 for _ in found.children(0)) == sum(1 for _ in found.files()) == 20_000
+    assert sum(1 for _ in found.children(0)) == 20_000
 
 
 def test_generation_is_of_what_is_seen_and_where_it_comes_from(built):
@@ -258,7 +261,7 @@ def test_objects_out_of_order_are_refused(tmp_path):
 
 def test_many_threads_read_one_catalog(built):
     found = built(obj(f"d{n % 7}/{n:05d}", n + 1) for n in range(3000))
-    expected = [(entry, found.object_of(entry)) for entry in found.files()]
+    expected = [(entry, found.object_of(entry)) for entry in files(found)]
     wrong = []
 
     def read(seed):
@@ -307,7 +310,7 @@ def test_catalog_appears_complete_in_place_of_the_old_one(tmp_path, monkeypatch)
     monkeypatch.setattr(os, "replace", look_and_replace)
     build("new")
     with closing(Catalog(path)) as found:
-        assert [entry.name for entry in found.files()] == [b"new"]
+        assert [entry.name for entry in files(found)] == [b"new"]
     assert os.listdir(tmp_path) == ["c.mdb"]
 
     def fail(*_):

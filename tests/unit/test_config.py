@@ -1,13 +1,11 @@
 """The configuration: what is accepted, what is refused and in which words, and how it is shown."""
 
-import dataclasses
 import tomllib
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from dsfs.admin.config_text import markdown_table, to_json, to_toml
+from dsfs.admin.config_text import to_json, to_toml
 from dsfs.admin.preflight import preflight
 from dsfs.config import Config, from_document, load
 from dsfs.model.errors import ConfigError, NotFoundError
@@ -221,26 +219,6 @@ def test_json_has_every_key_under_its_name_with_the_unit() -> None:
     assert document["origin"]["timeout_s"] == 30
     assert document["backing"]["limit_bytes"] == 2 * 2**40
     assert document["datasets"][0]["mode"] == "0444"
-
-
-def test_every_field_is_a_row_of_the_table_and_has_help() -> None:
-    def leaves(section: type[Any]) -> int:
-        return sum("key" in field.metadata for field in dataclasses.fields(section))
-
-    config = config_of(EXAMPLE)
-    tables = [
-        config.origin,
-        config.backing,
-        config.memory,
-        config.mount,
-        config.log,
-        config.datasets[0],
-        config,
-    ]
-    rows = markdown_table().splitlines()[2:]
-    assert len(rows) == sum(leaves(type(table)) for table in tables)
-    assert all(len(row.split("|")) == 6 and row.endswith(". |") for row in rows)
-    assert '| `backing.floor` | share | `"5%"` |' in markdown_table()
 
 
 ROOT = Mount(Path("/"), "ext4", "/dev/vda1", "254:0")

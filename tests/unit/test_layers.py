@@ -6,6 +6,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pyfuse3
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -104,6 +105,24 @@ def test_dsfs_imports_what_it_requires_and_nothing_of_its_tests() -> None:
     required = {re.split(r"[^\w-]", name)[0] for name in project["dependencies"]} | {"botocore"}  # boto3 is its face
     for name, targets in IMPORTS.items():
         assert {target.split(".")[0] for target in targets} <= sys.stdlib_module_names | required | {"dsfs"}, name
+
+
+def test_what_is_defined_is_used_by_more_than_tests() -> None:
+    """By its name alone, so one that something else has, too, is not found."""
+    defined: dict[str, str] = {}
+    used = set(dir(pyfuse3.Operations))  # which calls what is named like this
+    for module, path in MODULES.items():
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                defined[node.name] = module
+            elif isinstance(node, ast.Attribute):
+                used.add(node.attr)
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+                used.add(node.id)
+        constants = (target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets)
+        defined |= {target.id: module for target in constants if isinstance(target, ast.Name)}
+    assert {f"{defined[name]}.{name}" for name in defined.keys() - used if not name.startswith("__")} == set()
 
 
 @pytest.mark.parametrize("name", EVERYTHING)

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from dsfs.metrics import Counter, Gauge, Histogram, Metrics, Registry, markdown_table
+from dsfs.metrics import Counter, Gauge, Histogram, Metrics, Registry
 
 
 def test_counter_loses_no_count_to_threads() -> None:
@@ -89,7 +89,3 @@ def test_every_metric_has_a_name_with_its_unit_and_one_sentence() -> None:
         assert (metric.type == "counter") == metric.name.endswith("_total")
         assert metric.help.endswith(".")
         assert metric.help.count(".") == 1
-
-
-def test_table_has_a_row_for_every_metric() -> None:
-    assert len(markdown_table().splitlines()) == 2 + len(list(Metrics().registry))

@@ -47,7 +47,7 @@ def test_profile_that_is_not_there_is_a_configuration_error(monkeypatch: pytest.
 def test_missing_bucket_is_named(proxy: FaultProxy) -> None:
     origin = Origin(settings(proxy.endpoint_url, bucket="nowhere"))
     with pytest.raises(BucketMissingError, match=r"/nowhere: answered 404 NoSuchBucket"):
-        origin.probe()
+        origin.list_page("", "")
     with pytest.raises(BucketMissingError, match="NoSuchBucket"):
         origin.names_below("")
     for length in (4, 5):
@@ -61,7 +61,7 @@ def test_wrong_secret_is_denied_and_no_secret_is_told(fresh_origin: Origin, monk
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-the-secret-of-this-key")
     monkeypatch.setenv("AWS_SESSION_TOKEN", "the-session-token")
     with pytest.raises(AccessDeniedError) as listing:
-        fresh_origin.probe()
+        fresh_origin.list_page("", "")
     with pytest.raises(AccessDeniedError) as fetching:
         read(fresh_origin, ANY, 0, 5)
     for error in (listing.value, fetching.value):
@@ -77,7 +77,7 @@ def test_without_credentials_nothing_is_sent_until_there_are_some(
 ) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    for ask in (fresh_origin.probe, lambda: read(fresh_origin, ANY, 0, 5)):
+    for ask in (lambda: fresh_origin.list_page("", ""), lambda: read(fresh_origin, ANY, 0, 5)):
         with pytest.raises(AccessDeniedError, match="there are no AWS credentials"):
             ask()
     assert proxy.requests == []
@@ -100,7 +100,7 @@ def test_public_bucket_is_read_unsigned(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.usefixtures("way")
 def test_unreachable_endpoint_is_a_temporary_error() -> None:
     origin = Origin(settings(f"http://127.0.0.1:{free_port()}"))
-    for ask in (origin.probe, lambda: read(origin, ANY, 0, 5)):
+    for ask in (lambda: origin.list_page("", ""), lambda: read(origin, ANY, 0, 5)):
         with pytest.raises(OriginTemporaryError, match="cannot connect"):
             ask()
     origin.close()

@@ -11,7 +11,7 @@ from dsfs.model.errors import (
 )
 from dsfs.model.objects import ObjectRef
 from dsfs.storage.origin import Origin
-from tests.engine.origin.sample import CONTENT, KEY, read, settings
+from tests.engine.origin.sample import CONTENT, KEY, listed, read, settings
 from tests.rig.fault import Fault, load_faults, script_names
 from tests.rig.faultproxy import FaultProxy
 
@@ -68,7 +68,7 @@ def test_fault_before_the_body_is_one_attempt_and_yields_nothing(
     impatient_origin: Origin, proxy: FaultProxy, name: str
 ) -> None:
     fault, error, message = BEFORE_THE_BODY[name]
-    obj = impatient_origin.head(KEY)
+    obj = listed(impatient_origin)
     proxy.add(fault)
     received: list[bytes] = []
     with pytest.raises(error, match=message) as caught:
@@ -93,7 +93,7 @@ def test_fault_within_the_body_is_one_attempt_and_yields_right_bytes_only(
     impatient_origin: Origin, proxy: FaultProxy, name: str
 ) -> None:
     fault, message = WITHIN_THE_BODY[name]
-    obj = impatient_origin.head(KEY)
+    obj = listed(impatient_origin)
     proxy.add(fault)
     received: list[bytes] = []
     with pytest.raises(OriginTemporaryError, match=message):
@@ -106,7 +106,7 @@ def test_fault_within_the_body_is_one_attempt_and_yields_right_bytes_only(
 
 @pytest.mark.usefixtures("way")
 def test_whole_object_instead_of_a_range_is_refused(origin: Origin, proxy: FaultProxy) -> None:
-    obj = origin.head(KEY)
+    obj = listed(origin)
     proxy.add(Fault("whole"))
     received: list[bytes] = []
     for _ in range(2):
@@ -121,7 +121,7 @@ def test_whole_object_instead_of_a_range_is_refused(origin: Origin, proxy: Fault
 
 @pytest.mark.usefixtures("way")
 def test_whole_object_of_another_size_is_drifted_before_its_bytes(origin: Origin) -> None:
-    obj = origin.head(KEY)
+    obj = listed(origin)
     shorter = ObjectRef(KEY, obj.size - 1, obj.etag, obj.modified_s)
     received: list[bytes] = []
     with pytest.raises(DriftedError, match=f"has {obj.size} bytes"):
@@ -131,7 +131,7 @@ def test_whole_object_of_another_size_is_drifted_before_its_bytes(origin: Origin
 
 @pytest.mark.usefixtures("way")
 def test_slow_but_steady_answer_is_not_given_up(impatient_origin: Origin, proxy: FaultProxy) -> None:
-    obj = impatient_origin.head(KEY)
+    obj = listed(impatient_origin)
     proxy.add(Fault("stall", after_bytes=100_000, seconds=0.3))
     assert read(impatient_origin, obj, OFFSET, LENGTH) == WANTED
 
@@ -139,7 +139,7 @@ def test_slow_but_steady_answer_is_not_given_up(impatient_origin: Origin, proxy:
 @pytest.mark.usefixtures("way")
 def test_answer_has_a_time_limit_as_a_whole(proxy: FaultProxy) -> None:
     origin = Origin(settings(proxy.endpoint_url, stall_timeout_s=5, request_timeout_s=0.3))
-    obj = origin.head(KEY)
+    obj = listed(origin)
     proxy.add(Fault("stall", after_bytes=400_000, seconds=0.6))
     with pytest.raises(OriginTemporaryError, match=r"no (complete )?answer (in time|within)"):
         collect(origin, obj, [])
@@ -148,14 +148,14 @@ def test_answer_has_a_time_limit_as_a_whole(proxy: FaultProxy) -> None:
 
 @pytest.mark.usefixtures("way")
 def test_checksum_of_the_whole_object_on_a_range_is_not_held_against_it(origin: Origin, proxy: FaultProxy) -> None:
-    obj = origin.head(KEY)
+    obj = listed(origin)
     checksum = {"x-amz-checksum-crc32": "AAAAAA==", "x-amz-checksum-type": "FULL_OBJECT"}
     proxy.add(Fault("headers", headers=checksum))
     assert read(origin, obj, OFFSET, LENGTH) == WANTED
 
 
 def test_failure_is_counted_and_remembered(fresh_origin: Origin, proxy: FaultProxy) -> None:
-    obj = fresh_origin.head(KEY)
+    obj = listed(fresh_origin)
     proxy.load("slow_down_first_get")
     with pytest.raises(OriginTemporaryError) as caught:
         read(fresh_origin, obj, OFFSET, LENGTH)
@@ -165,8 +165,7 @@ def test_failure_is_counted_and_remembered(fresh_origin: Origin, proxy: FaultPro
     assert fresh_origin.last_success_at is not None
     assert fresh_origin.last_success_at >= fresh_origin.last_error[0]
     assert fresh_origin.statistics() == {
-        "list_requests": 0,
-        "head_requests": 1,
+        "list_requests": 1,
         "get_requests": 2,
         "get_bytes": LENGTH,
         "errors": 1,
@@ -175,7 +174,7 @@ def test_failure_is_counted_and_remembered(fresh_origin: Origin, proxy: FaultPro
 
 @pytest.mark.parametrize("name", script_names())
 def test_every_fault_script_strikes(impatient_origin: Origin, proxy: FaultProxy, name: str) -> None:
-    obj = impatient_origin.head(KEY)
+    obj = listed(impatient_origin)
     assert load_faults(name)
     proxy.load(name)
     errors: list[DsfsError] = []

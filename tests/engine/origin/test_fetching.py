@@ -94,7 +94,7 @@ def test_closing_a_fetch_early_closes_its_connection(server: S3Server, fresh_ori
     size = 64 * 1024 * 1024
     with server.put(BUCKET, "long", b"").open("r+b") as file:
         file.truncate(size)
-    obj = fresh_origin.head("long")
+    obj = listed(fresh_origin, "long")
     fetch = fresh_origin.fetch(obj, 0, size)
     assert len(next(fetch)) > 0
     before = proxy.connections
