@@ -124,12 +124,15 @@ def _datagram(notices: socket.socket) -> str:
 
 
 def _start_error(exit_code: int, log_file: Path, log_start: int) -> StartError:
-    """What to say about a daemon that ended: its own `dsfs: ...` lines, or else its last ones."""
+    """What to say about a daemon that ended: its own `dsfs: ...` lines, or else its last ones.
+
+    Beside its own, those of fusermount3, which mounts for who is not root and tells nobody else why it does not.
+    """
     with log_file.open("rb") as log:
         log.seek(log_start)
         lines = log.read().decode(errors="replace").splitlines()
-    own_words = [line.removeprefix("dsfs: ") for line in lines if line.startswith("dsfs: ")]
-    if own_words and exit_code > 0:
+    if exit_code > 0 and any(line.startswith("dsfs: ") for line in lines):
+        own_words = [line.removeprefix("dsfs: ") for line in lines if line.startswith(("dsfs: ", "fusermount3: "))]
         return StartError("\n".join(own_words), exit_code)
     how = f"was killed by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"ended with {exit_code}"
     last = [f"the daemon {how} before the mount answered; the end of {log_file}:", *lines[-_LAST_LINES:]]

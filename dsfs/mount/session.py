@@ -50,7 +50,7 @@ class Session:
             pyfuse3.init(operations, str(mountpoint), options)
         except RuntimeError as exc:
             raise MountpointError(
-                f"{mountpoint} cannot be mounted: {exc} (is /dev/fuse there, and may you use it?)"
+                f"{mountpoint} cannot be mounted: {exc} (fusermount3 may have said why; or is /dev/fuse not there?)"
             ) from exc
         vars(pyfuse3)["trio"] = facade()
         self._is_open = True

@@ -89,8 +89,10 @@ class Origin:
                 yield from self._deliver(wanted, self._by_obstore)
             except RangeStatusError:
                 yield from self._deliver(wanted, self._boto3.get)
-                log.info("%s answers ranges with status 200: from now on they are fetched by boto3", self.origin_id)
-                self._ranges_by_boto3 = True
+                with self._lock:
+                    is_news, self._ranges_by_boto3 = not self._ranges_by_boto3, True
+                if is_news:
+                    log.info("%s answers ranges with status 200: from now on they are fetched by boto3", self.origin_id)
         else:
             yield from self._deliver(wanted, self._boto3.get)
 

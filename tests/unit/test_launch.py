@@ -83,6 +83,19 @@ def test_daemon_that_fails_is_quoted_and_its_code_kept(log_file: Path) -> None:
     assert caught.value.exit_code == 4
 
 
+def test_words_of_fusermount_are_quoted_beside_those_of_the_daemon(log_file: Path) -> None:
+    script = """
+        import sys
+        sys.exit("fusermount3: option allow_other only allowed if ...\\nnoise\\ndsfs: /datasets cannot be mounted")
+    """
+    with pytest.raises(StartError) as caught:
+        launch.launch(command(script), log_file, timeout_s=30)
+    assert str(caught.value).splitlines() == [
+        "fusermount3: option allow_other only allowed if ...",
+        "/datasets cannot be mounted",
+    ]
+
+
 def test_daemon_that_crashes_is_quoted_with_the_end_of_its_log(log_file: Path) -> None:
     with pytest.raises(StartError) as caught:
         launch.launch(command("raise ZeroDivisionError('oh')"), log_file, timeout_s=30)

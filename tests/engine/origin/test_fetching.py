@@ -1,5 +1,6 @@
 """What a fetch brings: exactly the wanted bytes, of exactly the wanted key."""
 
+import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -107,6 +108,24 @@ def test_closing_a_fetch_early_closes_its_connection(server: S3Server, fresh_ori
 def test_fetch_that_is_never_begun_asks_for_nothing(origin: Origin, proxy: FaultProxy) -> None:
     origin.fetch(listed(origin), 0, 10).close()
     assert proxy.count("GET") == 0
+
+
+def test_many_threads_that_learn_at_once_how_a_server_answers_say_it_once(
+    server: S3Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    with FaultProxy(server.endpoint_url, mends_status=False) as proxy:
+        origin = Origin(settings(proxy.endpoint_url))
+        obj = listed(origin)
+        together = threading.Barrier(8)
+
+        def first(number: int) -> bytes:
+            together.wait()
+            return read(origin, obj, number, 5)
+
+        with caplog.at_level(logging.INFO, "dsfs"), ThreadPoolExecutor(8) as threads:
+            assert list(threads.map(first, range(8))) == [CONTENT[start : start + 5] for start in range(8)]
+        origin.close()
+    assert len([line for line in caplog.messages if "answers ranges with status 200" in line]) == 1
 
 
 def test_server_that_answers_ranges_with_status_200_is_read_by_boto3(server: S3Server) -> None:
