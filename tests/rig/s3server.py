@@ -28,7 +28,6 @@ ACCESS_KEY = "RIGACCESSKEY"
 SECRET_KEY = "rig-secret-key"
 START_ATTEMPTS = 5
 STOP_TIMEOUT_S = 10
-SHORT_DIRECTORY_CACHE_S = 0.001
 
 
 class S3Server:
@@ -45,7 +44,7 @@ class S3Server:
         directory: Path | None = None,
         *,
         signed: bool = True,
-        directory_cache_s: float = SHORT_DIRECTORY_CACHE_S,
+        directory_cache_s: float = 0,
         start_timeout_s: float = 20,
     ) -> None:
         self.access_key = ACCESS_KEY
@@ -99,17 +98,10 @@ class S3Server:
         staged = self._directory / f"staged-{os.getpid()}-{time.monotonic_ns()}"
         staged.write_bytes(content)
         staged.replace(path)
-        self._outlast_listing()
         return path
 
     def delete(self, bucket: str, key: str) -> None:
         (self.root / bucket / key).unlink()
-        self._outlast_listing()
-
-    def _outlast_listing(self) -> None:
-        """A listing from just before would give the new content with the old ETag."""
-        if self._directory_cache_s <= SHORT_DIRECTORY_CACHE_S:
-            time.sleep(self._directory_cache_s)
 
     def __enter__(self) -> Self:
         self.start()
