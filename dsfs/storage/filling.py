@@ -77,7 +77,7 @@ class Filling(OpenFiles):
     """A segment being filled, its files open.
 
     `stamp`: what fstat said of the data when our last write had ended; `writers`: threads inside that write;
-    `changes`: how often somebody else changed the data.
+    `changes`: how often somebody else changed the data; `fills`: how often each block was recorded, modulo 256.
     """
 
     def __init__(self, place: Place, data: DirectFile, block_map: BlockMap) -> None:
@@ -98,6 +98,7 @@ class Filling(OpenFiles):
         self.map = block_map
         self.writers = 0
         self.changes = 0
+        self.fills = bytearray(len(block_map))
 
     @classmethod
     def create(cls, place: Place) -> "Filling":
@@ -165,6 +166,7 @@ class Filling(OpenFiles):
         """Record that the data of the blocks from `first` on is written."""
         for block, checksum in enumerate(checksums, first):
             self.map.set(block, checksum)
+            self.fills[block] = (self.fills[block] + 1) % 256
         self._write(first, first + len(checksums))
 
     def clear(self, block: int) -> None:

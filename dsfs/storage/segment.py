@@ -255,8 +255,7 @@ class SegmentFile:
         reach("segment.seal")
         try:
             os.fsync(filling.data.fd)
-        except OSError:
-            # Said only once: a second fsync would succeed, whatever was lost.
+        except OSError:  # said only once: a second fsync would succeed, whatever was lost
             remove_waste(self.path, ".map", ".part")
             self._become_absent()
             raise
@@ -329,7 +328,7 @@ class SegmentFile:
 
     def _read_checked(self, filling: Filling, first: int, end: int, buffer: memoryview) -> None:
         offset, length = extent(self.blocks, first, end)
-        changes = filling.changes
+        changes, fills = filling.changes, filling.fills[first:end]
         reach("segment.read")
         with filling.inside():
             got = filling.data.read(buffer, length, offset)
@@ -343,6 +342,8 @@ class SegmentFile:
                     if self.state is State.SEALED and is_right:  # sealed in between: the same file
                         continue
                     raise BlockLostError(f"segment {self.identity} was dropped")
+                if not is_right and filling.fills[block] != fills[block - first]:  # what was read may be what was bad
+                    raise BlockLostError(f"segment {self.identity} was filled while it was read")
                 if not is_right and self.presence[block] != MISSING:
                     self._fault("block %d is not what was written; it is dropped and fetched again", block)
                     self._lose(filling, block)
@@ -396,5 +397,4 @@ class SegmentFile:
             assert (self.state is State.FILLING) == (self._filling is not None)
             assert self.state is not State.SEALED or self.is_complete
             assert self.state is not State.ABSENT or not resident
-            if self._filling is not None:
-                assert all(self._filling.map.checksum(block) is not None for block in resident)
+            assert self._filling is None or all(self._filling.map.checksum(block) is not None for block in resident)

@@ -244,6 +244,26 @@ def test_block_flipped_after_it_was_checked_is_not_sealed(
     long.complete(file)
 
 
+@pytest.mark.expects_log("segment .* block 0 is not what was written")
+def test_block_that_was_bad_when_it_was_read_and_is_filled_again_when_it_is_judged_stays(
+    long: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else nobody would fetch it: its reader has had it, and the segment would be sealed at the next read only."""
+    file = long.file()
+    flip(long.beside(".part"), 10)
+
+    def fetch_again() -> None:
+        with pytest.raises(BlockLostError):
+            long.read(file, 0, 1)
+        long.fill(file, 0, 1)
+
+    after_read(monkeypatch, 1, fetch_again)
+    assert not file.seal()
+    assert file.is_complete
+    assert file.seal()
+    long.complete(file)
+
+
 def test_write_that_begins_while_a_seal_checks_keeps_it_from_sealing(
     long: Sample, monkeypatch: pytest.MonkeyPatch
 ) -> None:
