@@ -224,6 +224,8 @@ LEFT = pytest.StashKey[list[str]]()
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
+    # A shell has its background jobs ignore it; TimeLimit, and launchers that tests interrupt, rely on it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # pytest has no public way to it outside a fixture, and the time limit is needed before the first one.
     factory: pytest.TempPathFactory = session.config._tmp_path_factory  # type: ignore[attr-defined]
     session.config.stash[SESSION] = Session(factory.getbasetemp())
