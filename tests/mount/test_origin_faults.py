@@ -5,6 +5,7 @@ import itertools
 import os
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from random import Random
 
@@ -16,37 +17,57 @@ from tests.rig.background import in_background
 from tests.rig.daemonlog import unexpected_lines
 from tests.rig.fault import Fault, load_faults
 from tests.rig.faultproxy import FaultProxy
-from tests.rig.node import MIB, Node
+from tests.rig.node import MIB, Node, Settings
 from tests.rig.s3server import S3Server, free_port
 from tests.rig.wait import wait_until
 
 V = "photos/v1"
 LARGE = Random(11).randbytes(9 * MIB + 4_321)
 SMALL = [Random(number).randbytes(20_000 + number) for number in range(12)]
-TIMEOUT_S = 6.0
+TIMEOUT_S = 3.0  # a fault that stays takes all of it
+PATIENT_S = 6.0  # a fault that passes takes some of it
 SLACK_S = 3.0  # of a loaded machine
-PATIENCE = {"origin": {"timeout": f"{TIMEOUT_S:g}s", "stall_timeout": "500ms", "connect_timeout": "500ms"}}
+
+
+def timeout_of(seconds: float) -> Settings:
+    return {"origin": {"timeout": f"{seconds:g}s", "stall_timeout": "500ms", "connect_timeout": "500ms"}}
+
 
 FAILED = r"fetch failed: |(read|lookup|opendir|open): (EACCES|EIO|ESTALE): |cannot be listed: |more like this"
 DRIFTED = r"has drifted: .*|fetch failed: |read: ESTALE: |more like this"
 
 
 @pytest.fixture(scope="module")
-def shared_node(s3: S3Server, shared_proxy: FaultProxy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
-    """One daemon for all faults that pass over it; each test looks at a dataset of its own."""
-    place = tmp_path_factory.mktemp("shared")
-    with Node(place, shared_proxy.endpoint_url, s3.env(), url=f"s3://{BUCKET}", settings=PATIENCE) as running:
-        yield running
-        assert running.stop() == 0
+def shared_nodes(
+    s3: S3Server, shared_proxy: FaultProxy, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[float, Node]]:
+    """Daemons for all faults that pass over them, by their timeout; each test looks at a dataset of its own."""
+    with ExitStack() as ends:
+        nodes = {}
+        for seconds in (TIMEOUT_S, PATIENT_S):
+            place, settings = tmp_path_factory.mktemp("shared"), timeout_of(seconds)
+            node = Node(place, shared_proxy.endpoint_url, s3.env(), url=f"s3://{BUCKET}", settings=settings)
+            nodes[seconds] = ends.enter_context(node)
+        yield nodes
+        assert [node.stop() for node in nodes.values()] == [0, 0]
 
 
 @pytest.fixture
-def patient(shared_node: Node, proxy: FaultProxy, request: pytest.FixtureRequest) -> Iterator[Node]:
-    """The shared daemon, whose log is read at the end of the test."""
-    begin = len(shared_node.log_text())
-    yield shared_node
+def patient(shared_nodes: dict[float, Node], proxy: FaultProxy, request: pytest.FixtureRequest) -> Iterator[Node]:
+    yield from judged(shared_nodes[PATIENT_S], request)
+
+
+@pytest.fixture
+def hasty(shared_nodes: dict[float, Node], proxy: FaultProxy, request: pytest.FixtureRequest) -> Iterator[Node]:
+    yield from judged(shared_nodes[TIMEOUT_S], request)
+
+
+def judged(node: Node, request: pytest.FixtureRequest) -> Iterator[Node]:
+    """A shared daemon, whose log is read at the end of the test."""
+    begin = len(node.log_text())
+    yield node
     expected = [regex for mark in request.node.iter_markers("expects_log") for regex in mark.args]
-    assert not unexpected_lines(shared_node.log_text()[begin:], expected)
+    assert not unexpected_lines(node.log_text()[begin:], expected)
 
 
 def fill(lake: Lake, version: str = V) -> dict[str, bytes]:
@@ -118,28 +139,28 @@ FOR_EVER: dict[str, tuple[Fault, int]] = {
 @pytest.mark.expects_log(FAILED, DRIFTED)
 @pytest.mark.parametrize("name", FOR_EVER)
 def test_a_fault_that_stays_gives_its_errno_in_time_and_passes_with_its_cause(
-    patient: Node, lake: Lake, proxy: FaultProxy, name: str
+    hasty: Node, lake: Lake, proxy: FaultProxy, name: str
 ) -> None:
     fault, expected = FOR_EVER[name]
     contents = fill(lake, "v1")
     version = f"{lake.prefix}/v1"
-    wait_until(lambda: lake.prefix in os.listdir(patient.mountpoint), what="the new dataset")
-    large = patient.mountpoint / version / "large"
+    wait_until(lambda: lake.prefix in os.listdir(hasty.mountpoint), what="the new dataset")
+    large = hasty.mountpoint / version / "large"
     read_part(large, 8 * MIB, 4096)
-    wait_until(lambda: patient.ask("why", path=f"{version}/large")["blocks"]["resident"], what="filling a block")
+    wait_until(lambda: hasty.ask("why", path=f"{version}/large")["blocks"]["resident"], what="filling a block")
     proxy.add(fault)
     began = time.monotonic()
     assert errno_of(read_part, large, 0, 1) == expected
     assert time.monotonic() - began < TIMEOUT_S + SLACK_S
     assert read_part(large, 8 * MIB, 4096) == LARGE[8 * MIB : 8 * MIB + 4096]
-    assert patient.ask("why", path=f"{version}/large")["last_error"]["message"]
-    state = patient.ask("status")["origins"][0]["state"]
+    assert hasty.ask("why", path=f"{version}/large")["last_error"]["message"]
+    state = hasty.ask("status")["origins"][0]["state"]
     assert state == ("ok" if expected == errno.ESTALE else "failing")
     proxy.clear()
     proxy.release()
     wait_until(lambda: _reads(large), what="reading when the fault has passed")
-    read_all(patient, contents, version)
-    assert patient.ask("status")["origins"][0]["state"] == "ok"
+    read_all(hasty, contents, version)
+    assert hasty.ask("status")["origins"][0]["state"] == "ok"
 
 
 def _reads(path: Path) -> bool:
@@ -158,7 +179,7 @@ def test_without_its_origin_the_mount_starts_and_gives_what_is_resident(
     new_node: NewNode, lake: Lake, proxy: FaultProxy, s3: S3Server, trouble: str
 ) -> None:
     contents = fill(lake)
-    node = new_node(PATIENCE).start()
+    node = new_node(timeout_of(TIMEOUT_S)).start()
     os.listdir(node.mountpoint / "photos")
     read_all(node, {"small/3": SMALL[3]})
     read_part(node.mountpoint / V / "large", 0, 4096)
@@ -204,7 +225,7 @@ def _no_origin(trouble: str) -> list[Fault]:
 @pytest.mark.expects_log(FAILED)
 def test_a_port_where_nobody_listens_is_named_and_the_mount_is_there(new_node: NewNode) -> None:
     port = free_port()
-    node = new_node(PATIENCE, endpoint_url=f"http://127.0.0.1:{port}").start()
+    node = new_node(timeout_of(TIMEOUT_S), endpoint_url=f"http://127.0.0.1:{port}").start()
     began = time.monotonic()
     assert errno_of(os.listdir, node.mountpoint / "photos") == errno.EIO
     assert time.monotonic() - began < TIMEOUT_S + SLACK_S
