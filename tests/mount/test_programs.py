@@ -12,12 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.mount.conftest import Lake
+from tests.mount.conftest import BUCKET, STRICT, Lake
+from tests.rig.daemonlog import unexpected_lines
 from tests.rig.faultproxy import FaultProxy
 from tests.rig.lake import digest_tree, make_lake
 from tests.rig.node import MIB, Node
+from tests.rig.s3server import S3Server
+from tests.rig.wait import wait_until
 
-V = "photos/v1"
 COMMAND_S = 40
 ROWS = 20_000
 
@@ -35,10 +37,10 @@ def output_of(*command: str | Path, cwd: Path) -> bytes:
     return done.stdout
 
 
-@pytest.fixture
-def plain(lake: Lake) -> Path:
-    """The plain directory the origin serves: nested folders, 9 MiB, a database, and text to search in."""
-    top = lake.root / V
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Nested folders, 9 MiB, a database, and text to search in."""
+    top = tmp_path_factory.mktemp("sample")
     make_lake(top, small_files=120, large_sizes_bytes=(9 * MIB + 12_345,), empty_files=2)
     words = random.Random(1)
     for number in range(40):
@@ -53,9 +55,28 @@ def plain(lake: Lake) -> Path:
     return top
 
 
+@pytest.fixture(scope="module")
+def shared_node(s3: S3Server, shared_proxy: FaultProxy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """One daemon for all programs; each meets a version of its own, of which nothing is resident."""
+    place = tmp_path_factory.mktemp("programs")
+    env, soon = {**STRICT, **s3.env()}, {"origin": {"names_ttl": "100ms"}}
+    with Node(place, shared_proxy.endpoint_url, env, url=f"s3://{BUCKET}", settings=soon) as node:
+        yield node
+        assert node.stop() == 0
+    assert not unexpected_lines(node.log_text())
+
+
 @pytest.fixture
-def mounted(node: Node, plain: Path) -> Path:
-    return node.mountpoint / V
+def plain(lake: Lake, sample: Path) -> Path:
+    """The plain directory the origin serves."""
+    return shutil.copytree(sample, lake.root / "v1")
+
+
+@pytest.fixture
+def mounted(shared_node: Node, proxy: FaultProxy, lake: Lake, plain: Path) -> Path:
+    top = shared_node.mountpoint / lake.prefix / "v1"
+    wait_until(top.is_dir, what="the new dataset")
+    return top
 
 
 @pytest.fixture
