@@ -56,29 +56,29 @@ DAMAGES: list[Damage] = [flip, flip_first, halve, empty, remove]
 
 
 @pytest.fixture(scope="module")
-def films(s3: S3Server) -> SourceVersion:
+def version(s3: S3Server) -> SourceVersion:
     """One large file for each damage, and two packs' worth of small ones."""
     source = s3.bucket("lake") / "datasets" / "damaged" / "v1"
     sizes = [FILE_BYTES + number for number in range(len(DAMAGES))]
     return SourceVersion("damaged/v1", source, make_lake(source, small_files=20, large_sizes_bytes=sizes, seed=7))
 
 
-def touch_every_file(node: Node, films: SourceVersion) -> list[int]:
+def touch_every_file(node: Node, version: SourceVersion) -> list[int]:
     """Have the daemon open every segment; the descriptors keep them open."""
     held = []
-    for name in films.digests:
-        path = films.tree(node.mountpoint) / name
+    for name in version.digests:
+        path = version.tree(node.mountpoint) / name
         forget_pages(path)
         held.append(os.open(path, os.O_RDONLY))
         read_at(path, BLOCK * 2, 1)
     return held
 
 
-def damage_segments(node: Node, films: SourceVersion, suffix: str) -> int:
+def damage_segments(node: Node, version: SourceVersion, suffix: str) -> int:
     """Another damage to the file with that suffix of each large segment; how many there were."""
     folder = node.backing / "segments"
     identities = [
-        node.ask("why", path=f"{films.name}/{name}")["segment"]["identity"] for name in films.large
+        node.ask("why", path=f"{version.name}/{name}")["segment"]["identity"] for name in version.large
     ]
     paths = [folder / identity[:2] / f"{identity}{suffix}" for identity in identities]
     for damage, path in zip(DAMAGES, paths, strict=True):
@@ -86,20 +86,20 @@ def damage_segments(node: Node, films: SourceVersion, suffix: str) -> int:
     return len(paths)
 
 
-def fill_partly(node: Node, films: SourceVersion) -> None:
+def fill_partly(node: Node, version: SourceVersion) -> None:
     """The first blocks of every large file become resident."""
-    for name in films.large:
+    for name in version.large:
         for block in range(4):
-            read_at(films.tree(node.mountpoint) / name, block * BLOCK, 4096)
-    wait_until(lambda: len(node.segment_files(".map")) == len(films.large), what="the segments being begun")
+            read_at(version.tree(node.mountpoint) / name, block * BLOCK, 4096)
+    wait_until(lambda: len(node.segment_files(".map")) == len(version.large), what="the segments being begun")
 
 
-def assert_all_right(node: Node, films: SourceVersion) -> None:
+def assert_all_right(node: Node, version: SourceVersion) -> None:
     """Right bytes, now and after a restart, and then everything is sealed again."""
-    assert films.wrong_files(node.mountpoint) == []
+    assert version.wrong_files(node.mountpoint) == []
     node.restart()
-    assert films.wrong_files(node.mountpoint) == []
-    wait_until(lambda: len(node.segment_files()) == len(films.large) + 1, what="every segment being sealed again")
+    assert version.wrong_files(node.mountpoint) == []
+    wait_until(lambda: len(node.segment_files()) == len(version.large) + 1, what="every segment being sealed again")
     assert not node.segment_files(".part")
 
 
@@ -107,43 +107,43 @@ def assert_all_right(node: Node, films: SourceVersion) -> None:
 @pytest.mark.parametrize("is_mounted", [True, False], ids=["while mounted", "while down"])
 @pytest.mark.parametrize("suffix", [".part", ".map"])
 def test_damage_to_a_segment_being_filled_is_noticed(
-    suffix: str, is_mounted: bool, node: Node, films: SourceVersion
+    suffix: str, is_mounted: bool, node: Node, version: SourceVersion
 ) -> None:
     node.start()
-    fill_partly(node, films)
+    fill_partly(node, version)
     node.restart()  # nothing is in memory any more
-    held = touch_every_file(node, films) if is_mounted else []
-    damage_segments(node, films, suffix)
+    held = touch_every_file(node, version) if is_mounted else []
+    damage_segments(node, version, suffix)
     if not is_mounted:
         node.restart()
-    assert_all_right_and_close(node, films, held)
+    assert_all_right_and_close(node, version, held)
 
 
 @pytest.mark.expects_log(*NOTICED)
 @pytest.mark.parametrize("is_mounted", [True, False], ids=["while mounted", "while down"])
 @pytest.mark.parametrize("suffix", ["", ".sum"])
 def test_damage_to_a_sealed_segment_is_noticed(
-    suffix: str, is_mounted: bool, node: Node, proxy: FaultProxy, films: SourceVersion
+    suffix: str, is_mounted: bool, node: Node, proxy: FaultProxy, version: SourceVersion
 ) -> None:
     node.start()
-    assert films.wrong_files(node.mountpoint) == []
+    assert version.wrong_files(node.mountpoint) == []
     node.restart()
-    held = touch_every_file(node, films) if is_mounted else []
+    held = touch_every_file(node, version) if is_mounted else []
     proxy.reset()
-    damage_segments(node, films, suffix)
+    damage_segments(node, version, suffix)
     if not is_mounted:
         node.restart()
-    assert_all_right_and_close(node, films, held)
-    assert proxy.data_bytes <= len(films.large) * (FILE_BYTES + MIB)  # no undamaged segment was fetched again
+    assert_all_right_and_close(node, version, held)
+    assert proxy.data_bytes <= len(version.large) * (FILE_BYTES + MIB)  # no undamaged segment was fetched again
 
 
-def assert_all_right_and_close(node: Node, films: SourceVersion, held: list[int]) -> None:
+def assert_all_right_and_close(node: Node, version: SourceVersion, held: list[int]) -> None:
     try:
-        assert films.wrong_files(node.mountpoint) == []
+        assert version.wrong_files(node.mountpoint) == []
     finally:
         for fd in held:
             os.close(fd)
-    assert_all_right(node, films)
+    assert_all_right(node, version)
 
 
 @pytest.mark.expects_log(*NOTICED)
@@ -156,27 +156,23 @@ def assert_all_right_and_close(node: Node, films: SourceVersion, held: list[int]
     ],
 )
 def test_damaged_catalog_in_the_backing_directory_costs_a_listing_at_most(
-    file: str, damage: Damage, has_local: bool, node: Node, proxy: FaultProxy, films: SourceVersion
+    file: str, damage: Damage, has_local: bool, resident: Node, proxy: FaultProxy, version: SourceVersion
 ) -> None:
-    node.start()
-    assert films.wrong_files(node.mountpoint, films.large) == []
-    assert node.stop() == 0
-    (path,) = node.backing.glob(f"versions/{films.name}/*/{file}")
+    (path,) = resident.backing.glob(f"versions/{version.name}/*/{file}")
     damage(path)
     if not has_local:
-        for local in node.state_dir.glob("catalogs/*/*/*/*"):
+        for local in resident.state_dir.glob("catalogs/*/*/*/*"):
             local.unlink()
-    proxy.reset()
-    node.start()
-    assert films.wrong_files(node.mountpoint, films.large) == []
+    resident.start()
+    assert version.wrong_files(resident.mountpoint, version.large) == []
     assert proxy.data_bytes == 0
 
 
 @pytest.mark.parametrize("damage", [flip, empty, remove])
-def test_damaged_mark_stops_the_start_with_one_line(damage: Damage, node: Node, films: SourceVersion) -> None:
+def test_damaged_mark_stops_the_start_with_one_line(damage: Damage, node: Node, version: SourceVersion) -> None:
     node.start()
     damage(node.backing / "dsfs.json")  # no reader needs it
-    assert films.wrong_files(node.mountpoint, films.large[:1]) == []
+    assert version.wrong_files(node.mountpoint, version.large[:1]) == []
     assert node.stop() == 0
     refused = node.command("mount", "--foreground")
     assert refused.returncode == 1

@@ -48,79 +48,62 @@ def remove(path: Path) -> None:
 Damage = Callable[[Path], None]
 
 
-def resident_node(node: Node, version: SourceVersion) -> None:
-    """Everything was read once, and the daemon is down."""
-    node.start()
-    assert version.wrong_files(node.mountpoint) == []
-    assert node.stop() == 0
-
-
 @pytest.mark.expects_log("residency index cannot be used")
 @pytest.mark.parametrize("damage", [remove, empty, truncate, overwrite, flip_meta, flip_inside])
 def test_residency_index_is_made_anew_from_the_backing_directory(
-    damage: Damage, node: Node, proxy: FaultProxy, version: SourceVersion
+    damage: Damage, resident: Node, proxy: FaultProxy, version: SourceVersion
 ) -> None:
-    resident_node(node, version)
-    damage(node.state_dir / "residency.mdb")
-    proxy.reset()
-    node.start()
-    assert node.version(version.name)["resident_bytes"] == version.size_bytes
-    used = node.ask("status")["backing"]["used_bytes"]
-    assert version.wrong_files(node.mountpoint) == []
+    damage(resident.state_dir / "residency.mdb")
+    resident.start()
+    assert resident.version(version.name)["resident_bytes"] == version.size_bytes
+    used = resident.ask("status")["backing"]["used_bytes"]
+    assert version.wrong_files(resident.mountpoint) == []
     assert proxy.data_bytes == 0
-    assert abs(used - node.ask("status")["backing"]["used_bytes"]) == 0
-    assert node.stop() == 0
+    assert abs(used - resident.ask("status")["backing"]["used_bytes"]) == 0
+    assert resident.stop() == 0
 
 
 @pytest.mark.expects_log("is damaged and left out", "describes no generation")
 @pytest.mark.parametrize("damage", [remove, empty, truncate, overwrite, flip_inside])
 @pytest.mark.parametrize("file", ["catalog.mdb", "summary.json"])
 def test_damaged_local_catalog_is_taken_from_the_backing_directory(
-    damage: Damage, file: str, node: Node, proxy: FaultProxy, version: SourceVersion
+    damage: Damage, file: str, resident: Node, proxy: FaultProxy, version: SourceVersion
 ) -> None:
-    resident_node(node, version)
-    (path,) = node.state_dir.glob(f"catalogs/{version.name}/*/{file}")
+    (path,) = resident.state_dir.glob(f"catalogs/{version.name}/*/{file}")
     damage(path)
-    proxy.reset()
-    node.start()
-    assert version.wrong_files(node.mountpoint) == []
+    resident.start()
+    assert version.wrong_files(resident.mountpoint) == []
     assert proxy.count("GET") == 0
     assert proxy.count("LIST", "*") == 0 or all("photos%2Fv1" not in request.query for request in proxy.requests)
 
 
 def test_lost_local_catalogs_are_taken_from_the_backing_directory(
-    node: Node, proxy: FaultProxy, version: SourceVersion
+    resident: Node, proxy: FaultProxy, version: SourceVersion
 ) -> None:
-    resident_node(node, version)
-    shutil.rmtree(node.state_dir / "catalogs")
-    proxy.reset()
-    node.start()
-    assert version.wrong_files(node.mountpoint) == []
-    assert node.ask("status")["origins"][0]["requests"] == 0
+    shutil.rmtree(resident.state_dir / "catalogs")
+    resident.start()
+    assert version.wrong_files(resident.mountpoint) == []
+    assert resident.ask("status")["origins"][0]["requests"] == 0
     assert proxy.count() == 0
 
 
 def test_catalogs_lost_in_both_places_are_listed_again_and_the_bytes_stay_resident(
-    node: Node, proxy: FaultProxy, version: SourceVersion
+    resident: Node, proxy: FaultProxy, version: SourceVersion
 ) -> None:
-    resident_node(node, version)
-    shutil.rmtree(node.state_dir / "catalogs")
-    shutil.rmtree(node.backing / "versions")
-    proxy.reset()
-    node.start()
-    assert version.wrong_files(node.mountpoint) == []
+    shutil.rmtree(resident.state_dir / "catalogs")
+    shutil.rmtree(resident.backing / "versions")
+    resident.start()
+    assert version.wrong_files(resident.mountpoint) == []
     assert proxy.count("GET") == 0
     assert proxy.count("LIST") > 0
-    assert list(node.backing.glob(f"versions/{version.name}/*/catalog.mdb"))
+    assert list(resident.backing.glob(f"versions/{version.name}/*/catalog.mdb"))
 
 
 def test_lost_state_directory_costs_only_a_listing_of_nothing(
-    node: Node, proxy: FaultProxy, version: SourceVersion
+    resident: Node, proxy: FaultProxy, version: SourceVersion
 ) -> None:
-    resident_node(node, version)
-    shutil.rmtree(node.state_dir)
-    proxy.reset()
-    node.start()
-    assert version.wrong_files(node.mountpoint) == []
+    shutil.rmtree(resident.state_dir)
+    resident.start()
+    assert version.wrong_files(resident.mountpoint) == []
     assert proxy.data_bytes == 0
-    wait_until(lambda: node.version(version.name)["resident_bytes"] == version.size_bytes, what="the index")
+    wait_until(lambda: resident.version(version.name)["resident_bytes"] == version.size_bytes, what="the index")
