@@ -5,6 +5,7 @@ import os
 import socket
 import struct
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ class ControlClient:
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         with self._connection() as connection:
             try:
-                connection.sendall(protocol.line_of({"verb": verb, "args": args or {}}))
+                with suppress(ConnectionError):  # who is refused may be answered before it has asked
+                    connection.sendall(protocol.line_of({"verb": verb, "args": args or {}}))
                 line = _received_line(connection, deadline_s)
             except TimeoutError:
                 raise DaemonUnreachableError(

@@ -6,6 +6,7 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -157,6 +158,34 @@ async def test_one_connection_too_many_is_told_so(path: Path, monkeypatch: pytes
         await first.receive_some(4096)
         with pytest.raises(BusyError, match="too many connections"):
             await call(client, "echo")
+
+
+@pytest.mark.trio
+async def test_client_that_is_refused_before_it_has_asked_is_told_why(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = threading.Event()
+    line_of = protocol.line_of
+
+    def line_once_refused(message: dict[str, Any]) -> bytes:
+        assert refused.wait(10)
+        return line_of(message)
+
+    monkeypatch.setattr(protocol, "line_of", line_once_refused)
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+
+        def refuse_once() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.sendall(line_of({"ok": False, "error": "too many connections", "kind": "BusyError"}))
+            refused.set()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.to_thread.run_sync, refuse_once)
+            with pytest.raises(BusyError, match="too many connections"):
+                await call(ControlClient(path), "echo")
 
 
 @pytest.mark.trio
