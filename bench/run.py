@@ -20,7 +20,7 @@ from bench.errors import BenchError
 from bench.origin import DISTANCES, Distance, Origin
 from bench.records import LOCAL, Record, Result, Sample
 from bench.scenarios import SCENARIOS, Scenario, Step, cost
-from bench.subjects import SUBJECTS, Session, Subject, Surroundings
+from bench.subjects import PEERS, SUBJECTS, Session, Subject, Surroundings
 
 _PRETOUCH_MIB = 2500
 
@@ -34,6 +34,7 @@ class Settings:
     distances: tuple[Distance, ...]
     sizes: data.Sizes
     repeat: int
+    peer_repeat: int
     memory: str
     limit_connections: int
     pretouch_mib: int
@@ -53,13 +54,15 @@ class Bench:
         """Scenario by scenario; within one, round by round; within a round, subject by subject."""
         for scenario in self._settings.scenarios:
             for round_number in range(self._settings.repeat):
-                for name, distance in self._turns(scenario):
+                for name, distance in self._turns(scenario, round_number):
                     self._turn(scenario, name, distance, first_round=round_number == 0)
         return list(self._results.values())
 
-    def _turns(self, scenario: Scenario) -> Iterator[tuple[str, Distance]]:
+    def _turns(self, scenario: Scenario, round_number: int) -> Iterator[tuple[str, Distance]]:
         distances = [distance for distance in scenario.distances if distance in self._settings.distances]
         for name in self._settings.subjects:
+            if name in PEERS and round_number >= self._settings.peer_repeat:
+                continue
             yield from (
                 (name, distance) for distance in (distances if SUBJECTS[name].remote else distances[:1])
             )
@@ -160,6 +163,7 @@ def _record(
     far = {name: (distance.latency_s, distance.bytes_per_s) for name, distance in DISTANCES.items()}
     recorded: dict[str, object] = asdict(settings.sizes) | {
         "repeat": settings.repeat,
+        "peer_repeat": settings.peer_repeat,
         "memory": settings.memory,
         "limit_connections": settings.limit_connections,
         "pretouch_mib": settings.pretouch_mib,
@@ -195,6 +199,12 @@ def _parser() -> argparse.ArgumentParser:
         "--origin", type=_names, default=list(DISTANCES), metavar="fast,far", help="its distances"
     )
     parser.add_argument("--repeat", type=int, metavar="N", help="rounds (default 5, with --quick 1)")
+    parser.add_argument(
+        "--peer-repeat",
+        type=int,
+        metavar="N",
+        help="rounds of rclone, which takes two thirds of the time (default: as many as of the others)",
+    )
     parser.add_argument(
         "--memory", default="512MiB", metavar="SIZE", help="memory.limit of dsfs (default 512MiB)"
     )
@@ -233,12 +243,14 @@ def _settings(parser: argparse.ArgumentParser, arguments: argparse.Namespace) ->
     ):
         if unknown := [name for name in given if name not in allowed]:
             parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(allowed)}")
+    repeat = arguments.repeat or (1 if arguments.quick else 5)
     return Settings(
         scenarios=tuple(known[name] for name in arguments.only or known),
         subjects=tuple(arguments.subjects),
         distances=tuple(DISTANCES[name] for name in arguments.origin),
         sizes=data.QUICK if arguments.quick else data.FULL,
-        repeat=arguments.repeat or (1 if arguments.quick else 5),
+        repeat=repeat,
+        peer_repeat=min(arguments.peer_repeat or repeat, repeat),
         memory=arguments.memory,
         limit_connections=arguments.limit_connections,
         pretouch_mib=arguments.pretouch_mib,

@@ -324,6 +324,9 @@ SUBJECTS: dict[str, Subject] = {
 }
 
 
+PEERS = ("rclone",)
+
+
 def _clean_environment() -> dict[str, str]:
     """Without credentials, endpoints and certificates that the caller's shell happens to name."""
     return {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "RCLONE_"))}
