@@ -4,6 +4,7 @@ Concurrency: the trio thread.
 """
 
 from dsfs.cache.library import Dataset
+from dsfs.cache.names import Place
 from dsfs.config import Config, DatasetConfig
 from dsfs.metrics import Metrics
 from dsfs.storage.origin import Origin
@@ -26,12 +27,12 @@ class Datasets:
         # By the origin, not its id: two settings for one bucket share that.
         self._counted: dict[Origin, dict[str, int]] = {}
         self.configured = [dataset.name for dataset in config.datasets]
-        self.home: tuple[Origin, str] | None = None
+        self.home: Place | None = None
         if (url := config.origin.url) is not None:
             settings = self._settings(
                 url.bucket, config.origin.endpoint_url, config.origin.region, config.origin.unsigned
             )
-            self.home = (self._origin(settings), url.key_prefix)
+            self.home = Place(self._origin(settings), url.key_prefix)
         for dataset in config.datasets:
             self.find(dataset.name)
 

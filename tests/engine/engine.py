@@ -16,6 +16,7 @@ from dsfs.cache.fetch import Fetcher
 from dsfs.cache.fill import Filler
 from dsfs.cache.library import Dataset, Library
 from dsfs.cache.memory import RESIDENT_BYTES, Memory
+from dsfs.cache.names import Place
 from dsfs.cache.open import Opener
 from dsfs.cache.pool import Bridge, Pool
 from dsfs.cache.read import OpenFile, Reader
@@ -50,11 +51,11 @@ class OneDataset:
     origin: Origin
     at_home: bool = False
     configured: list[str] = field(init=False)
-    home: tuple[Origin, str] | None = field(init=False)
+    home: Place | None = field(init=False)
 
     def __post_init__(self) -> None:
         self.configured = [] if self.at_home else [DATASET]
-        self.home = (self.origin, PREFIX.partition("/")[0] + "/") if self.at_home else None
+        self.home = Place(self.origin, PREFIX.partition("/")[0] + "/") if self.at_home else None
 
     def find(self, name: str) -> Dataset:
         if name != DATASET:

@@ -111,6 +111,37 @@ async def test_known_version_is_served_while_the_origin_is_down(tmp_path: Path) 
 
 
 @pytest.mark.expects_log("cannot be listed")
+@pytest.mark.parametrize("fault", [DOWN, AccessDeniedError("403")])
+async def test_names_that_nobody_knows_are_an_error_and_not_an_empty_list(tmp_path: Path, fault: OriginError) -> None:
+    origin = origin_with()
+    origin.fail_everything(fault)
+    async with running(tmp_path / "home", origin, Settings(at_home=True)) as engine:
+        with pytest.raises(type(fault)):
+            await engine.library.dataset_names()
+    async with running(tmp_path / "configured", origin) as engine:
+        assert await engine.library.dataset_names() == [DATASET]
+        with pytest.raises(type(fault)):
+            await engine.library.version_names(await engine.library.dataset(DATASET))
+
+
+@pytest.mark.expects_log("cannot be listed")
+async def test_what_the_origin_listed_last_is_known_while_it_is_down(tmp_path: Path, mock_clock: MockClock) -> None:
+    origin = origin_with("v1", "v2")
+    async with running(tmp_path, origin, Settings(at_home=True, names_ttl_s=10)) as engine:
+        library = engine.library
+        assert await library.dataset_names() == [DATASET]
+        assert await library.version_names(await library.dataset(DATASET)) == ["v1", "v2"]
+        origin.fail_everything(DOWN)
+        mock_clock.jump(3_600)
+        assert await library.dataset_names() == [DATASET]
+        dataset = await library.dataset(DATASET)
+        assert await library.version_names(dataset) == ["v1", "v2"]
+        assert (await library.version(dataset, "v2")).state == "unlisted"
+        with pytest.raises(OriginError):
+            await library.version(dataset, "v3")
+
+
+@pytest.mark.expects_log("cannot be listed")
 async def test_name_that_cannot_be_looked_up_is_asked_for_again_after_a_moment(
     tmp_path: Path, mock_clock: MockClock
 ) -> None:
