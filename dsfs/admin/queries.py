@@ -135,7 +135,7 @@ class Queries:
             "version": version.name,
             "state": version.state,
             "error": str(version.error) if version.error else None,
-            "drifted": list(version.drifted)[:DRIFTED_SHOWN],
+            "drifted": sorted(version.current.drifted)[:DRIFTED_SHOWN] if version.current else [],
         }
         generation = version.current
         if generation is None and version.ready is None and version.is_catalogued:

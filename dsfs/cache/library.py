@@ -60,11 +60,12 @@ class Dataset:
 
 @dataclass(eq=False)
 class Generation:
-    """One catalog in use; `path` is its file."""
+    """One catalog in use; `path` is its file; `drifted`: keys the origin has other objects for since it was listed."""
 
     version: "Version"
     catalog: Catalog
     path: Path
+    drifted: set[str] = field(default_factory=set)
 
     @property
     def id(self) -> str:
@@ -77,19 +78,27 @@ class Generation:
         dataset = self.version.dataset
         return identity_of(self.catalog.object_of(entry).fingerprint(dataset.origin.origin_id))
 
+    def holds(self, obj: ObjectRef) -> bool:
+        """Whether the catalog has this object: its key with the same content."""
+        origin_id = self.version.dataset.origin.origin_id
+        try:
+            entry = self.catalog.resolve(obj.key.removeprefix(self.catalog.summary.prefix))
+        except NotFoundError:
+            return False
+        return not entry.is_dir and self.catalog.object_of(entry).fingerprint(origin_id) == obj.fingerprint(origin_id)
+
 
 @dataclass(eq=False)
 class Version:
-    """A version somebody has looked at.  `drifted`: keys the origin has other objects for; `listed`: keys
-    seen so far by a listing;
-    `is_catalogued`: its catalog is here, so that no listing is needed.
+    """A version somebody has looked at.
+
+    `listed`: keys seen so far by a listing; `is_catalogued`: its catalog is here, so that no listing is needed.
     """
 
     dataset: Dataset
     name: str
     generations: list[Generation] = field(default_factory=list)
     first: Generation | None = None
-    drifted: dict[str, float] = field(default_factory=dict)
     listed: int = 0
     ready: trio.Event | None = None
     error: DsfsError | None = None
@@ -104,14 +113,21 @@ class Version:
     def state(self) -> str:
         if self.ready is not None:
             return "listing"
-        if self.drifted:
-            return "drifted"
-        return "ready" if self.generations else "unlisted"
+        if self.current is None:
+            return "unlisted"
+        return "drifted" if self.current.drifted else "ready"
 
     def note_drift(self, obj: ObjectRef) -> None:
-        """A fetch found another object than the catalog's."""
-        if obj.key not in self.drifted and len(self.drifted) < DRIFTED_SHOWN:
-            self.drifted[obj.key] = time.time()
+        """A fetch found another object at the origin than `obj`.
+
+        The current generation has drifted if it has that one, too.  If not, a file that was opened before a refresh was
+        read, or a segment that an older generation shares: what the refresh found is as it was.
+        """
+        if self.current is None or not self.current.holds(obj):
+            return
+        drifted = self.current.drifted
+        if obj.key not in drifted and len(drifted) < DRIFTED_SHOWN:
+            drifted.add(obj.key)
             log.warning(
                 "%s/%s has drifted: %r at the origin is not the catalog's; `dsfs refresh` makes a new generation",
                 self.dataset.name, self.name, obj.key,
@@ -255,9 +271,9 @@ class Library:
             path = None if is_refresh else await self._run(partial(self._placed, version))
             if path is None:
                 path = await self._run(partial(self._list, version), self._listings)
-            await self._make_current(version, path)
+            current = await self._make_current(version, path)
             if is_refresh:
-                version.drifted.clear()
+                current.drifted.clear()
         except NotFoundError as exc:  # nothing there (yet): no fault of anybody
             log.info("%s/%s: %s", version.dataset.name, version.name, exc)
             version.error = exc
@@ -272,7 +288,7 @@ class Library:
             version.ready = None
             ready.set()
 
-    async def _make_current(self, version: Version, path: Path) -> None:
+    async def _make_current(self, version: Version, path: Path) -> Generation:
         known = next((generation for generation in version.generations if generation.path == path), None)
         if known is None:
             known = Generation(version, await self._run(partial(self._opened, path)), path)
@@ -280,6 +296,7 @@ class Library:
             version.generations.remove(known)
         version.generations.append(known)
         version.first = version.first or known
+        return known
 
     def _opened(self, path: Path) -> Catalog:
         """In a worker thread: the catalog in that file, which LMDB opens only once in a process."""

@@ -7,7 +7,14 @@ import trio
 from trio.testing import MockClock
 
 from dsfs.cache.library import ERROR_BELIEVED_S, Library, Version
-from dsfs.model.errors import AccessDeniedError, NotFoundError, OriginError, OriginTemporaryError, OriginTimeoutError
+from dsfs.model.errors import (
+    AccessDeniedError,
+    DriftedError,
+    NotFoundError,
+    OriginError,
+    OriginTemporaryError,
+    OriginTimeoutError,
+)
 from tests.engine.engine import DATASET, PREFIX, Settings, running, until
 from tests.engine.fake_origin import FakeOrigin, Gate
 
@@ -198,7 +205,6 @@ async def test_refresh_with_a_change_makes_a_generation_and_open_files_keep_thei
         version = await look(engine.library)
         old = await engine.open("v1/a")
         assert await engine.read(old) == b"v1"
-        version.drifted["x"] = 0.0
         origin.put(PREFIX + "v1/a", b"changed")
         origin.put(PREFIX + "v1/b", b"new")
         current, previous = await engine.library.refresh(version)
@@ -210,6 +216,50 @@ async def test_refresh_with_a_change_makes_a_generation_and_open_files_keep_thei
         engine.opener.release(old)
     async with running(tmp_path, origin) as engine:
         assert await engine.read_path("v1/b") == b"new"
+
+
+LARGE, CHANGED, CHANGED_AGAIN = (bytes([number]) * 6_000_000 for number in range(3))
+
+
+@pytest.mark.expects_log("fetch failed", "has drifted")
+@pytest.mark.parametrize("size", [100, 6_000_000])
+async def test_drift_that_an_open_file_of_an_old_generation_meets_is_not_that_of_the_new_one(
+    tmp_path: Path, size: int
+) -> None:
+    """Neither where the file is an object of its own nor where it is a member of a pack."""
+    origin = origin_with()
+    origin.put(PREFIX + "v1/x", LARGE[:size])
+    async with running(tmp_path, origin) as engine:
+        version = await look(engine.library)
+        old = await engine.open("v1/x")
+        origin.put(PREFIX + "v1/x", CHANGED[:size])
+        await engine.library.refresh(version)
+        with pytest.raises(DriftedError):
+            await engine.read(old)
+        assert version.state == "ready"
+        origin.put(PREFIX + "v1/x", CHANGED_AGAIN[:size])
+        with pytest.raises(DriftedError):
+            await engine.read_path("v1/x")
+        assert version.state == "drifted"
+        await engine.library.refresh(version)
+        assert version.state == "ready"
+        engine.opener.release(old)
+
+
+@pytest.mark.expects_log("fetch failed", "has drifted")
+async def test_drift_of_an_object_that_generations_share_is_that_of_the_new_one_too(tmp_path: Path) -> None:
+    origin = origin_with()
+    origin.put(PREFIX + "v1/x", LARGE)
+    async with running(tmp_path, origin) as engine:
+        version = await look(engine.library)
+        old = await engine.open("v1/x")
+        origin.put(PREFIX + "v1/a", b"changed")
+        await engine.library.refresh(version)
+        origin.put(PREFIX + "v1/x", CHANGED)
+        with pytest.raises(DriftedError):
+            await engine.read(old)
+        assert version.state == "drifted"
+        engine.opener.release(old)
 
 
 async def test_refresh_back_to_what_was_before_takes_up_the_old_generation(tmp_path: Path) -> None:
