@@ -177,7 +177,6 @@ class Daemon:
 
     def _connect_gauges(self) -> None:
         self.metrics.backing_used_bytes.read_from(lambda: self.backing.used_bytes)
-        self.metrics.backing_free_bytes.read_from(lambda: self.backing.space()[1])
         self.metrics.memory_used_bytes.read_from(self._buffered_bytes)
         self.metrics.memory_limit_bytes.read_from(lambda: self.config.memory.limit_bytes)
 

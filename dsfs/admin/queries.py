@@ -64,6 +64,13 @@ class Queries:
         except trio.TooSlowError:
             raise BackingError("backing directory does not answer") from None
 
+    async def free_bytes(self) -> int | None:
+        """Free bytes of the backing directory's file system; None if it does not tell."""
+        try:
+            return (await self.ask_backing(self.backing.space))[1]
+        except (BackingError, OSError):
+            return None
+
     # ---------------------------------------------------------------- status
 
     async def status(self, target: str | None) -> Answer:
@@ -107,7 +114,7 @@ class Queries:
         try:
             reason, free, floor = await self.ask_backing(self._room)
         except BackingError as exc:
-            reason, free, floor = str(exc), 0, 0
+            reason, free, floor = str(exc), None, None
         return {
             "path": str(self.backing.path),
             "state": "paused" if reason else "ok",
@@ -119,13 +126,13 @@ class Queries:
             "unfilled_bytes": self.backing.unfilled_bytes,
         }
 
-    def _room(self) -> tuple[str, int, int]:
-        """In a worker thread: why nothing is filled ("" while fills go on), free bytes, and the floor in bytes."""
+    def _room(self) -> tuple[str, int | None, int | None]:
+        """In a worker thread: why nothing is filled ("" while fills go on); free bytes, and the floor, if known."""
         reason = self.backing.why_not_filling()
         try:
             _, free, floor = self.backing.space()
         except OSError:
-            return reason, 0, 0
+            return reason, None, None
         return reason, free, floor
 
     async def _version(self, version: Version) -> Answer:

@@ -58,9 +58,10 @@ class Page:
                 yield "", f"last error {self._ago(origin.get('error_at_s'))}: {origin['error']}"
         backing = answer["backing"]
         used = f"{format_size(backing['used_bytes'])} of {format_size(backing['limit_bytes'])} used"
-        floor = format_size(backing["floor_bytes"])
-        free = f"{format_size(backing['free_bytes'])} free, {floor} are never taken"
-        yield "backing", f"{backing['path']}: {backing['state']}, {used}, {free}"
+        free, floor = backing["free_bytes"], backing["floor_bytes"]
+        room = "" if free is None else f", {format_size(free)} free"
+        room += f", {format_size(floor)} are never taken" if floor else ""
+        yield "backing", f"{backing['path']}: {backing['state']}, {used}{room}"
         if backing["state"] != "ok":
             yield "", f"nothing is filled because {backing.get('reason') or 'of an unknown reason'}"
         if backing.get("unfilled_bytes"):

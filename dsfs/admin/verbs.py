@@ -54,7 +54,9 @@ class Verbs:
         self.datasets.count()
         resident = await self.queries.resident_bytes()
         self.metrics.resident_bytes.read_from(lambda: resident)
-        return {"text": await self.queries.ask_backing(self.metrics.text)}
+        free = await self.queries.free_bytes()
+        self.metrics.backing_free_bytes.read_from(lambda: free)
+        return {"text": self.metrics.text()}
 
     async def drop(self, args: dict[str, Any]) -> Answer:
         version = await resolve_version(self.library, _text(args, "target"))

@@ -164,22 +164,22 @@ class BackingDirectory:
                 self._make_folders()  # what failed may be that somebody removed them
         except OSError as exc:
             self.failed(exc)
-            raise NoRoomError(f"backing directory not usable: {exc.strerror}") from exc
+            raise NoRoomError(f"backing directory not usable: {exc.strerror}", "error") from exc
         with self._lock:
-            if reason := self._refusal(length, self._statvfs or measured):
+            if refusal := self._refusal(length, self._statvfs or measured):
                 self._refused_bytes = length
-                raise NoRoomError(reason)
+                raise NoRoomError(*refusal)
             if length >= self._refused_bytes:
                 self._refused_bytes = 1
             self._reserved_bytes += length
 
-    def _refusal(self, length: int, measured: Statvfs) -> str:
-        """Why there is no room for `length` bytes; "" if there is."""
+    def _refusal(self, length: int, measured: Statvfs) -> tuple[str, str] | None:
+        """Why there is no room for `length` bytes, in a sentence and in the word of NoRoomError; None if there is."""
         if self.used_bytes + self._reserved_bytes + length > self.limit_bytes:
-            return "backing.limit is reached"
+            return "backing.limit is reached", "limit"
         if measured.free - self._reserved_bytes - length < self._floor(measured.total):
-            return "free space would fall below backing.floor"
-        return ""
+            return "free space would fall below backing.floor", "floor"
+        return None
 
     def release(self, length: int) -> None:
         """What was reserved is written and accounted, or will not be written."""
@@ -220,7 +220,8 @@ class BackingDirectory:
         except OSError as exc:
             return f"backing directory not usable: {exc.strerror}"
         with self._lock:
-            return self._pause.reason or self._refusal(self._refused_bytes, measured)
+            refusal = self._refusal(self._refused_bytes, measured)
+            return self._pause.reason or (refusal[0] if refusal else "")
 
     def space(self) -> tuple[int, int, int]:
         """(total, free, floor) in bytes; OSError if the directory is gone.  Waits for the file system."""

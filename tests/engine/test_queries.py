@@ -13,6 +13,7 @@ from dsfs.admin.queries import Queries
 from dsfs.admin.verbs import Verbs
 from dsfs.cache.datasets import Datasets
 from dsfs.model.errors import BackingError, DsfsError
+from dsfs.storage.backing import MARK
 from tests.engine.engine import MIB, PREFIX, Engine, running
 from tests.engine.fake_origin import FakeOrigin
 from tests.engine.faults import Faults
@@ -91,14 +92,32 @@ async def test_backing_directory_that_does_not_answer_holds_up_neither_status_no
     monkeypatch.setattr(queries, "BACKING_ANSWERS_S", 0.05)
     async with running(tmp_path, sample()) as engine:
         verbs = verbs_of(engine)
-        engine.metrics.backing_free_bytes.read_from(lambda: engine.backing.space()[1])
         gate = Faults(monkeypatch).hold("backing.statvfs")
         for _ in range(queries.BACKING_QUESTIONS + 1):  # also once every thread hangs
             answer = cast(dict[str, Any], (await verbs.status({}))["backing"])
             assert (answer["state"], answer["reason"]) == ("paused", "backing directory does not answer")
-        with pytest.raises(BackingError, match="does not answer"):
-            await verbs.metrics_text({})
+            assert answer["free_bytes"] is answer["floor_bytes"] is None
+        assert "\ndsfs_backing_free_bytes " not in await metrics_of(verbs)
         gate.open()
+
+
+async def metrics_of(verbs: Verbs) -> str:
+    return str(cast(dict[str, Any], await verbs.metrics_text({}))["text"])
+
+
+async def test_backing_directory_whose_mark_is_gone_has_no_free_bytes_and_a_reason(tmp_path: Path) -> None:
+    async with running(tmp_path, sample()) as engine:
+        verbs = verbs_of(engine)
+        (engine.backing.path / MARK).unlink()
+        await engine.read_path("v1/large")
+        await engine.settle()
+        text = await metrics_of(verbs)
+        assert "\ndsfs_backing_free_bytes " not in text
+        assert engine.backing.cluster not in text
+        assert 'dsfs_fill_skipped_bytes_total{reason="error"}' in text
+        answer = cast(dict[str, Any], (await verbs.status({}))["backing"])
+        assert "dsfs.json is gone" in answer["reason"]
+        assert answer["free_bytes"] is None
 
 
 @pytest.mark.expects_log("cannot be found: it does not answer")

@@ -133,6 +133,17 @@ def test_status_shows_the_daemon_what_it_depends_on_and_its_versions() -> None:
     assert rows[1] == ["speech/v2", "unlisted"]
 
 
+def test_status_tells_no_room_that_is_not_known_and_no_floor_of_nothing() -> None:
+    def line(**facts: object) -> str:
+        stream = io.StringIO()
+        Page(NOW_S, stream).status(STATUS | {"backing": STATUS["backing"] | facts})
+        return next(line for line in stream.getvalue().splitlines() if line.startswith("backing"))
+
+    assert line().endswith("used, 1.00 TiB free, 1.00 GiB are never taken")
+    assert line(floor_bytes=0).endswith("used, 1.00 TiB free")
+    assert line(free_bytes=None, floor_bytes=None).endswith("2.00 TiB used")
+
+
 def test_status_names_drifted_files_and_keys_left_out_with_the_reason() -> None:
     page = status_page()
     assert (
