@@ -59,8 +59,8 @@ M_ARENA_MAX = -8  # of malloc.h
 DRAIN_S = 10.0  # and queued fills so long
 
 
-def run(config: Config, *, force: bool) -> int:
-    """Mount and serve until told to stop; returns the exit code.  DsfsError if it cannot start."""
+def run(config: Config, *, force: bool) -> None:
+    """Mount and serve until told to stop.  DsfsError if it cannot start."""
     try:
         with ExitStack() as stack:
             stack.enter_context(state_lock(config.state_dir))
@@ -81,7 +81,7 @@ def run(config: Config, *, force: bool) -> int:
             metrics = Metrics()
             datasets = Datasets(config, metrics)
             stack.callback(datasets.close)
-            return trio.run(Daemon(config, backing, index, metrics, datasets).serve)
+            trio.run(Daemon(config, backing, index, metrics, datasets).serve)
     except BaseExceptionGroup as group:
         error: BaseException = group
         while isinstance(error, BaseExceptionGroup):
@@ -185,7 +185,7 @@ class Daemon:
 
     # ---------------------------------------------------------------- serving
 
-    async def serve(self) -> int:
+    async def serve(self) -> None:
         """Everything from the start of trio to its end."""
         self._stopping, self._hurrying = trio.Event(), trio.Event()
         self._notifier = Notifier.from_environment()
@@ -216,7 +216,6 @@ class Daemon:
         if not self.recovery.is_inside:  # else its thread goes on, and the next start rebuilds anew
             self.index.close(clean=is_drained and not self.backing.was_away)
         log.info("stopped")
-        return 0
 
     async def _serve_requests(self, session: Session) -> None:
         """Answer requests until a signal, the verb `stop`, or an unmount by somebody else."""

@@ -15,6 +15,7 @@ from typing import TypeVar
 import trio
 
 from dsfs import __version__
+from dsfs.admin.targets import ANYTHING, FILE, VERSION, VERSIONS
 from dsfs.cache.datasets import Datasets
 from dsfs.cache.fill import Filler
 from dsfs.cache.library import Generation, Library, Version
@@ -75,7 +76,7 @@ class Queries:
 
     async def status(self, target: str | None) -> Answer:
         """All of the daemon, or what concerns NAME or NAME/VERSION."""
-        names = target.strip("/").split("/") if target else []
+        names = VERSIONS.names_in(target or "", self.mountpoint)
         versions = [
             version
             for version in await self._versions(names)
@@ -98,8 +99,6 @@ class Queries:
 
     async def _versions(self, names: list[str]) -> list[Version]:
         """The versions somebody has looked at, and all that have a catalog here."""
-        if len(names) > 2:
-            raise NotFoundError(f"{'/'.join(names)!r} is neither NAME nor NAME/VERSION")
         with trio.move_on_after(CATALOGS_FOUND_S) as scope:
             await self.library.meet_catalogued()
         if scope.cancelled_caught:
@@ -200,7 +199,7 @@ class Queries:
 
     async def ls(self, target: str | None) -> Answer:
         """What is at NAME, NAME/VERSION[/PATH], or at the top."""
-        names = self._relative(target).split("/") if target and self._relative(target) else []
+        names = ANYTHING.names_in(target or "", self.mountpoint)
         if not names:
             datasets = await self.library.dataset_names()
             return {"entries": [_named(name, "dataset") for name in datasets]}
@@ -242,9 +241,7 @@ class Queries:
 
     async def why(self, path: str) -> Answer:
         """Where the bytes of one file come from."""
-        names = self._relative(path).split("/")
-        if len(names) < 3:
-            raise NotFoundError(f"{path!r} names no file (NAME/VERSION/PATH)")
+        names = FILE.names_in(path, self.mountpoint)
         generation, entry = await self._resolve(names)
         if entry.is_dir:
             raise NotFoundError(f"{path!r} is a directory")
@@ -296,15 +293,15 @@ class Queries:
             "last_error": error and {"at_s": error[0], "message": error[1]},
         }
 
+    async def version(self, target: str) -> Version:
+        """The version that NAME/VERSION, or a path of the mount, names."""
+        name, version = VERSION.names_in(target, self.mountpoint)
+        return await self.library.version(await self.library.dataset(name), version)
+
     async def _resolve(self, names: list[str]) -> tuple[Generation, Entry]:
         version = await self.library.version(await self.library.dataset(names[0]), names[1])
         generation = await self.library.generation(version)
         return generation, generation.catalog.resolve("/".join(names[2:]))
-
-    def _relative(self, target: str) -> str:
-        """The target below the mountpoint, without slashes around it."""
-        path = target.removeprefix(str(self.mountpoint)) if target.startswith("/") else target
-        return path.strip("/")
 
 
 def _named(name: str, kind: str) -> Answer:
@@ -323,11 +320,3 @@ def _origin(origin: Origin) -> Answer:
         "requests": counts["list_requests"] + counts["get_requests"],
         "bytes": counts["get_bytes"],
     }
-
-
-async def resolve_version(library: Library, target: str) -> Version:
-    """The version that NAME/VERSION names."""
-    names = target.strip("/").split("/")
-    if len(names) != 2:
-        raise DsfsError(f"{target!r} is not NAME/VERSION")
-    return await library.version(await library.dataset(names[0]), names[1])

@@ -1,9 +1,9 @@
 """What the daemon answered, for people: tables and lines.  Names are escaped, they may hold anything."""
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, TextIO
+from io import StringIO
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -18,20 +18,23 @@ _WIDE = 100_000  # a pipe has no width: what goes into one must not be folded
 
 
 class Page:
-    """Writes to a terminal or a pipe; `now_s` is what "ago" counts from."""
+    """Text for a terminal, as wide as that is, or for a pipe; `now_s` is what "ago" counts from."""
 
-    def __init__(self, now_s: float, stream: TextIO | None = None) -> None:
-        stream = stream or sys.stdout
-        width = None if stream.isatty() else _WIDE
-        self._console = Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
+    def __init__(self, now_s: float, *, is_terminal: bool = False) -> None:
+        self._text = StringIO()
+        self._console = Console(
+            file=self._text, force_terminal=is_terminal, width=None if is_terminal else _WIDE,
+            highlight=False, markup=False, emoji=False,
+        )  # fmt: skip
         self._now_s = now_s
 
-    def ls(self, answer: Answer) -> None:
+    def ls(self, answer: Answer) -> str:
         """The entries below a target."""
         columns = ("NAME", "SIZE", "RESIDENT", "%", "FILES", "STATE")
         self._table(columns, [_entry_row(entry) for entry in answer["entries"]])
+        return self._text.getvalue()
 
-    def status(self, answer: Answer) -> None:
+    def status(self, answer: Answer) -> str:
         """The daemon, what it depends on, and its versions; then what is not as it should be."""
         self._pairs(self._status_pairs(answer))
         versions = answer.get("versions") or []
@@ -41,10 +44,12 @@ class Page:
             self._table(columns, [_version_row(version) for version in versions])
         for version in versions:
             self._anomalies(version)
+        return self._text.getvalue()
 
-    def why(self, answer: Answer) -> None:
+    def why(self, answer: Answer) -> str:
         """Where the bytes of one file come from."""
         self._pairs(self._why_pairs(answer))
+        return self._text.getvalue()
 
     def _status_pairs(self, answer: Answer) -> Iterator[tuple[str, str]]:
         daemon = answer["daemon"]

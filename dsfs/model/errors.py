@@ -19,6 +19,12 @@ class ConfigError(DsfsError):
     errno = errnos.EINVAL
 
 
+class UsageError(DsfsError):
+    """What was asked for makes no sense, whatever there is.  Ends a command with exit code 2."""
+
+    errno = errnos.EINVAL
+
+
 class NotFoundError(DsfsError):
     """No dataset, version or path of that name."""
 

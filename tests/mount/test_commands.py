@@ -131,6 +131,11 @@ def test_status_tells_of_daemon_origin_backing_memory_and_versions(background: N
     version = status["versions"][0]
     assert (version["dataset"], version["version"], version["state"]) == ("photos", "v1", "ready")
     assert (version["files"], version["bytes"]) == (6, len(CONTENT) + 5_000)
+    path = str(background.mountpoint / V)
+    assert answer_of(background, "status", path)["versions"] == status["versions"]
+    wrong = background.command("status", "/")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert wrong.stderr == f"dsfs: '/' is not below the mountpoint {background.mountpoint}\n"
     text = background.command("status", V).stdout
     for shown in (str(background.mountpoint), V, "ready", "running", str(background.backing)):
         assert shown in text
@@ -170,13 +175,14 @@ def test_why_tells_where_the_bytes_of_a_file_come_from(background: Node, lake: L
     assert why["last_error"] is None
     assert "resident 39 of 39" in background.command("why", str(path)).stdout
     assert answer_of(background, "why", f"{V}/small/1")["segment"]["kind"] == "pack"
-    assert background.command("why", V).returncode == 1
+    assert background.command("why", V).returncode == 2
+    assert background.command("why", f"{V}/absent").returncode == 1
 
 
 def test_drop_removes_what_is_resident_and_refresh_lists_anew(background: Node, lake: Lake) -> None:
     (background.mountpoint / V / "large").read_bytes()
     wait_until(lambda: background.segment_files(), what="sealing")
-    dropped = answer_of(background, "drop", V)
+    dropped = answer_of(background, "drop", str(background.mountpoint / V))
     assert dropped["dropped_bytes"] >= len(CONTENT)
     assert not background.segment_files()
     assert background.version(V)["resident_bytes"] == 0

@@ -1,6 +1,5 @@
 """What the daemon answers, as people see it."""
 
-import io
 from typing import Any
 
 from dsfs.admin.render import Page
@@ -93,21 +92,15 @@ ENTRIES = [
 
 
 def status_page() -> str:
-    stream = io.StringIO()
-    Page(NOW_S, stream).status(STATUS)
-    return stream.getvalue()
+    return Page(NOW_S).status(STATUS)
 
 
 def ls_page() -> str:
-    stream = io.StringIO()
-    Page(NOW_S, stream).ls({"entries": ENTRIES})
-    return stream.getvalue()
+    return Page(NOW_S).ls({"entries": ENTRIES})
 
 
 def why_page(answer: dict[str, Any]) -> str:
-    stream = io.StringIO()
-    Page(NOW_S, stream).why(answer)
-    return stream.getvalue()
+    return Page(NOW_S).why(answer)
 
 
 def test_status_shows_the_daemon_what_it_depends_on_and_its_versions() -> None:
@@ -135,9 +128,8 @@ def test_status_shows_the_daemon_what_it_depends_on_and_its_versions() -> None:
 
 def test_status_tells_no_room_that_is_not_known_and_no_floor_of_nothing() -> None:
     def line(**facts: object) -> str:
-        stream = io.StringIO()
-        Page(NOW_S, stream).status(STATUS | {"backing": STATUS["backing"] | facts})
-        return next(line for line in stream.getvalue().splitlines() if line.startswith("backing"))
+        page = Page(NOW_S).status(STATUS | {"backing": STATUS["backing"] | facts})
+        return next(line for line in page.splitlines() if line.startswith("backing"))
 
     assert line().endswith("used, 1.00 TiB free, 1.00 GiB are never taken")
     assert line(floor_bytes=0).endswith("used, 1.00 TiB free")
