@@ -34,6 +34,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 FOREVER_S = 1e6  # what the kernel takes as "until told otherwise" (11 days)
+LARGEST_SIZE = 2**63 - 1  # bytes; a limit may be larger, what programs compute with may not
 XATTR_PREFIX = b"user.dsfs."
 XATTRS = ("object", "etag", "resident", "generation")
 WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_APPEND
@@ -301,8 +302,9 @@ class Operations(pyfuse3.Operations):
         """The size is `backing.limit`, what is used is what is resident: `df` shows the cache."""
         data = pyfuse3.StatvfsData()
         data.f_bsize = data.f_frsize = 4096
-        data.f_blocks = self.backing.limit_bytes // 4096
-        data.f_bfree = data.f_bavail = max(0, self.backing.limit_bytes - self.backing.used_bytes) // 4096
+        size = min(self.backing.limit_bytes, LARGEST_SIZE)
+        data.f_blocks = size // 4096
+        data.f_bfree = data.f_bavail = max(0, size - self.backing.used_bytes) // 4096
         data.f_namemax = 255
         return data
 

@@ -296,7 +296,9 @@ def test_a_mountpoint_that_is_no_directory_is_refused(new_node: NewNode) -> None
     node = new_node()
     node.mountpoint.write_text("a file")
     done = node.command("mount")
-    assert (done.returncode, done.stderr) == (1, f"dsfs: {node.mountpoint} is not a directory\n")
+    said = f"dsfs: {node.config}: mountpoint: {node.mountpoint} is not a directory\n"
+    assert (done.returncode, done.stderr) == (2, said)
+    assert (node.command("config", "check").stderr, node.command("mount", "--foreground").stderr) == (said, said)
     assert node.mountpoint.read_text() == "a file"
 
 
