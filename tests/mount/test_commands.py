@@ -281,6 +281,20 @@ def test_a_second_daemon_on_the_mountpoint_is_refused_by_name_and_pid(node: Node
     assert node.is_mounted()
 
 
+@pytest.mark.needs("root")
+@pytest.mark.expects_log("^dsfs: ")
+def test_a_state_directory_that_cannot_be_written_is_one_line(new_node: NewNode) -> None:
+    node = new_node()
+    with SmallFilesystem(node.state_dir, "tmpfs", MIB) as small:
+        small.remount("ro")
+        done = node.command("mount")
+        said = f"dsfs: the log of the daemon cannot be written: {node.state_dir}/dsfs.log: Read-only file system\n"
+        assert (done.returncode, done.stderr) == (1, said)
+        done = node.command("mount", "--foreground")
+        assert done.returncode == 1
+        assert done.stderr.endswith(f"\ndsfs: state directory {node.state_dir}: Read-only file system\n")
+
+
 # -- mountpoints ---------------------------------------------------------------------------------------------
 
 

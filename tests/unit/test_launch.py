@@ -161,6 +161,12 @@ def test_state_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         launch.launch(command("pass"), tmp_path / "file" / "dsfs.log", timeout_s=30)
 
 
+def test_log_that_cannot_be_written_is_named(log_file: Path) -> None:
+    log_file.mkdir(parents=True)
+    with pytest.raises(DsfsError, match=f"^the log of the daemon cannot be written: {log_file}: Is a directory$"):
+        launch.launch(command("pass"), log_file, timeout_s=30)
+
+
 def test_unmount_waits_until_the_daemon_is_gone(log_file: Path, tmp_path: Path) -> None:
     socket_path = tmp_path / "control.sock"
     found = launch.launch(command(STOPPABLE, str(socket_path)), log_file, timeout_s=30)
