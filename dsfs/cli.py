@@ -154,7 +154,10 @@ def _add_lifecycle(commands: Any, which: argparse.ArgumentParser, either: argpar
     )
     unmount = _command(commands, "unmount", _unmount, "end the daemon and its mount", [either])
     unmount.add_argument(
-        "--now", "--lazy", action="store_true", help="do not wait for open files: their readers get errors"
+        "--now",
+        "--lazy",
+        action="store_true",
+        help="do not wait for open files (their readers get errors), nor for a daemon that does not answer",
     )
     unmount.add_argument(
         "--timeout", type=_duration, default=60.0, metavar="T", help="wait for it so long (60s)"
@@ -273,7 +276,10 @@ def _unmount(args: argparse.Namespace) -> str:
     from dsfs.admin.unmount import unmount
 
     client, mountpoint = _daemon(args)
-    return unmount(client, mountpoint, now=args.now, timeout_s=args.timeout) + "\n"
+    done = unmount(
+        client, mountpoint, now=args.now, timeout_s=args.timeout, tell=lambda line: _complain(f"dsfs: {line}")
+    )
+    return f"{done}\n"
 
 
 def _ls(args: argparse.Namespace) -> str:

@@ -112,6 +112,30 @@ def test_unmount_while_a_file_is_open_ends_the_daemon_all_the_same(background: N
         assert not background.is_mounted()
 
 
+@pytest.mark.parametrize("options", [(), ("--now",)])
+def test_unmount_of_a_daemon_that_does_not_answer_says_what_will_happen(node: Node, options: tuple[str, ...]) -> None:
+    pid = node.pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        done = node.command("unmount", "--timeout", "3s", *options)
+        waiting, *rest = done.stderr.splitlines()
+        assert waiting.startswith(f"dsfs: the daemon (pid {pid}) is asked to stop; an answer is waited for 3 s")
+        state = f"it is stopped (kill -CONT {pid} lets it go on), and ends when it goes on"
+        said = f"the daemon (pid {pid}) {{}} for 3 s: {state}"
+        if options:
+            assert (done.returncode, rest) == (0, [])
+            assert done.stdout == f"{node.mountpoint} is unmounted; {said.format('has not answered')}\n"
+        else:
+            assert (done.returncode, done.stdout) == (3, "")
+            said = said.format("was asked to stop and has not answered")
+            assert rest[0].startswith(f"dsfs: {said}; {node.mountpoint} is unmounted then,")
+        assert node.is_mounted() == (not options)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert node.wait() == 0
+    assert not node.is_mounted()
+
+
 # -- questions -----------------------------------------------------------------------------------------------
 
 
