@@ -25,6 +25,7 @@ from dsfs.cache.open import Opener
 from dsfs.cache.read import OpenFile, Reader
 from dsfs.metrics import Metrics
 from dsfs.model.errors import DsfsError, NotFoundError
+from dsfs.model.keys import NAME_MAX
 from dsfs.mount.inodes import ROOT, Inodes, Place
 from dsfs.storage.backing import BackingDirectory
 from dsfs.storage.catalog import Entry
@@ -104,6 +105,8 @@ class Operations(pyfuse3.Operations):
 
     @answers
     async def lookup(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> EntryAttributes:
+        if len(name) > NAME_MAX:
+            raise FUSEError(errno.ENAMETOOLONG)  # the kernel refuses only far longer ones
         holder = None if parent_inode == ROOT else self._place(parent_inode).holder
         try:
             if holder is None:
@@ -305,7 +308,7 @@ class Operations(pyfuse3.Operations):
         size = min(self.backing.limit_bytes, LARGEST_SIZE)
         data.f_blocks = size // 4096
         data.f_bfree = data.f_bavail = max(0, size - self.backing.used_bytes) // 4096
-        data.f_namemax = 255
+        data.f_namemax = NAME_MAX
         return data
 
     @answers
