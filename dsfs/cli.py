@@ -250,10 +250,14 @@ def _mount(args: argparse.Namespace) -> str:
         _be_daemon(config, warnings, force=args.force)
         return ""
     from dsfs.admin.launch import daemon_command, launch
+    from dsfs.storage.mounts import mount_at
 
     options = ["--config", str(config.source), *(["--force"] if args.force else [])]
+    # Its name may be mistyped: that the daemon makes it is to be seen.
+    is_new = mount_at(config.mountpoint) is None and not os.path.lexists(config.mountpoint)
     launch(daemon_command(options), config.log_file, timeout_s=args.timeout)
-    return f"mounted at {config.mountpoint}, log in {config.log_file}\n"
+    made = f"made {config.mountpoint}\n" if is_new else ""
+    return f"{made}mounted at {config.mountpoint}, log in {config.log_file}\n"
 
 
 def _be_daemon(config: Config, warnings: Sequence[str], *, force: bool) -> None:

@@ -123,6 +123,7 @@ class Queries:
             "floor_bytes": floor,
             "free_bytes": free,
             "unfilled_bytes": self.backing.unfilled_bytes,
+            "unfilled_at_s": self.backing.unfilled_at_s,
         }
 
     def _room(self) -> tuple[str, int | None, int | None]:

@@ -14,6 +14,7 @@ from dsfs.model.quantity import format_duration, format_pct, format_size
 
 Answer = Mapping[str, Any]
 
+_NEWS_S = 600.0  # what was not filled is told so long; then it is a figure of `dsfs metrics`
 _WIDE = 100_000  # a pipe has no width: what goes into one must not be folded
 
 
@@ -69,8 +70,10 @@ class Page:
         yield "backing", f"{backing['path']}: {backing['state']}, {used}{room}"
         if backing["state"] != "ok":
             yield "", f"nothing is filled because {backing.get('reason') or 'of an unknown reason'}"
-        if backing.get("unfilled_bytes"):
-            yield "", f"{format_size(backing['unfilled_bytes'])} were fetched and not filled"
+        unfilled_at_s = backing.get("unfilled_at_s")
+        if unfilled_at_s is not None and (backing["state"] != "ok" or self._now_s - unfilled_at_s < _NEWS_S):
+            unfilled = format_size(backing["unfilled_bytes"])
+            yield "", f"{unfilled} were fetched and not filled so far, the last {self._ago(unfilled_at_s)}"
         memory = answer["memory"]
         yield (
             "memory",

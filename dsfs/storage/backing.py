@@ -44,8 +44,9 @@ class BackingDirectory:
     system.
 
     `cluster` is the id that all nodes find in its mark.  `used_bytes` is what the residency index says at the start,
-    and from then on what this daemon filled and dropped.  `was_away`: for a while this directory was not the one at
-    its path, so that what was seen there says nothing about it.
+    and from then on what this daemon filled and dropped.  `unfilled_bytes` were fetched and not written here since the
+    start, the last of them at `unfilled_at_s`.  `was_away`: for a while this directory was not the one at its path, so
+    that what was seen there says nothing about it.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class BackingDirectory:
         self.limit_bytes = limit_bytes
         self.used_bytes = 0
         self.unfilled_bytes = 0
+        self.unfilled_at_s: float | None = None
         self.was_away = False
         self._floor = floor
         self._clock = clock
@@ -210,8 +212,10 @@ class BackingDirectory:
             self._pause.succeed()
 
     def not_filled(self, length: int) -> None:
+        """So many bytes were fetched and will not be written."""
         with self._lock:
             self.unfilled_bytes += length
+            self.unfilled_at_s = time.time()
 
     def why_not_filling(self) -> str:
         """The reason why nothing is filled now; "" while fills go on.  Waits for the file system."""

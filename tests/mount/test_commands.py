@@ -48,7 +48,7 @@ def background(new_node: NewNode, lake: Lake, request: pytest.FixtureRequest) ->
     done = node.command("mount")
     log = node.state_dir / "dsfs.log"
     assert (done.returncode, done.stderr) == (0, ""), log.read_text()
-    assert done.stdout == f"mounted at {node.mountpoint}, log in {log}\n"
+    assert done.stdout == f"made {node.mountpoint}\nmounted at {node.mountpoint}, log in {log}\n"
     yield node
     if node.is_mounted():
         assert node.command("unmount", "--now").returncode == 0
@@ -328,6 +328,7 @@ def test_a_missing_mountpoint_is_made(new_node: NewNode) -> None:
     node.mountpoint = node.mountpoint / "deep/er"
     node.start()
     assert node.is_mounted()
+    assert f" mount.mountpoint: made {node.mountpoint}\n" in node.log_text()
 
 
 def test_a_mountpoint_that_is_no_directory_is_refused(new_node: NewNode) -> None:

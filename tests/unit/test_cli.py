@@ -265,8 +265,12 @@ def test_mount_starts_the_daemon_with_the_same_configuration(
     monkeypatch.chdir(config.parent)
     assert cli.main(["mount", "--config", config.name, "--force", "--timeout", "5s"]) == 0
     command = [sys.executable, "-m", "dsfs", "mount", "--foreground", "--config", str(config), "--force"]
-    assert launched == [(command, config.parent / "dsfs.log", 5)]
-    assert capsys.readouterr().out == f"mounted at {config.parent}/mnt, log in {config.parent}/dsfs.log\n"
+    assert launched == [(command, config.parent / "dsfs.log", 5)]  # which makes no mountpoint here
+    mounted = f"mounted at {config.parent}/mnt, log in {config.parent}/dsfs.log\n"
+    assert capsys.readouterr().out == f"made {config.parent}/mnt\n{mounted}"
+    (config.parent / "mnt").mkdir()
+    assert cli.main(["mount", "--config", config.name]) == 0
+    assert capsys.readouterr().out == mounted
 
 
 def test_mount_ends_with_the_code_of_a_daemon_that_does_not_start(

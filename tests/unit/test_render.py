@@ -43,6 +43,7 @@ STATUS: dict[str, Any] = {
         "floor_bytes": 2**30,
         "free_bytes": 2**40,
         "unfilled_bytes": 2**20,
+        "unfilled_at_s": NOW_S - 7200,
     },
     "memory": {"limit_bytes": 2**29, "used_bytes": 2**20},
     "versions": [
@@ -134,6 +135,17 @@ def test_status_tells_no_room_that_is_not_known_and_no_floor_of_nothing() -> Non
     assert line().endswith("used, 1.00 TiB free, 1.00 GiB are never taken")
     assert line(floor_bytes=0).endswith("used, 1.00 TiB free")
     assert line(free_bytes=None, floor_bytes=None).endswith("2.00 TiB used")
+
+
+def test_status_tells_what_was_not_filled_while_that_is_news() -> None:
+    def told(**facts: object) -> bool:
+        page = Page(NOW_S).status(STATUS | {"backing": STATUS["backing"] | facts})
+        return "            1.00 MiB were fetched and not filled so far, the last " in page
+
+    assert told()  # nothing is filled now
+    assert told(state="ok", unfilled_at_s=NOW_S - 300)
+    assert not told(state="ok")
+    assert not told(state="ok", unfilled_at_s=None)
 
 
 def test_status_names_drifted_files_and_keys_left_out_with_the_reason() -> None:
