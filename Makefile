@@ -10,7 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: ## Debian packages and .venv (nothing to do = nothing done)
+setup: ## Debian packages, .venv, and .rig for LEVELS=nfs (nothing to do = nothing done)
 	@.ci/setup
 
 test: setup ## all tests; LEVELS="unit engine" for some, ARGS="-k drift -x" for pytest
@@ -28,5 +28,5 @@ bench: ## the scenarios of bench/, one JSON result each (root, more than an hour
 	$(PYTHON) -m bench $(ARGS)
 
 clean: ## what setup, tests and tools have made here
-	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
+	rm -rf .venv .rig .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -30,6 +30,7 @@ from dsfs.cache.datasets import Datasets
 from dsfs.cache.drop import Dropper
 from dsfs.cache.fetch import Fetcher
 from dsfs.cache.fill import Filler
+from dsfs.cache.lanes import Lanes
 from dsfs.cache.library import Library
 from dsfs.cache.memory import Memory, shares
 from dsfs.cache.open import Opener
@@ -106,17 +107,18 @@ class Daemon:
     def _build(self, services: trio.Nursery) -> None:
         config, metrics, backing, index = self.config, self.metrics, self.backing, self.index
         bridge = Bridge()
-        self.origin_pool = Pool("origin", config.origin.connections, bridge)
+        origins = self.datasets.origins
         self.backing_pool = Pool("backing", BACKING_THREADS, bridge)
         self.memory, self.resident_memory = (
             Memory(share_bytes, lambda run: run.segment.forget(run))
-            for share_bytes in shares(config.memory.limit_bytes, config.origin.connections)
+            for share_bytes in shares(config.memory.limit_bytes, config.origin.connections * len(origins))
         )
+        self.lanes = Lanes(bridge, config.origin.connections, self.memory.limit_bytes // min(2, len(origins)))
         self.filler = Filler(self.memory, self.backing_pool, bridge, backing, index, metrics)
         self.segments = SegmentTable(backing, self.backing_pool, self.filler)
         self.fetcher = Fetcher(
             self.memory,
-            self.origin_pool,
+            self.lanes,
             bridge,
             self.filler,
             services,
@@ -275,7 +277,7 @@ class Daemon:
                 await self.filler.flush_index()
                 is_drained = not (self.filler.in_flight or self.fetcher.in_flight)
                 nursery.cancel_scope.cancel()
-        self.origin_pool.close()
+        self.lanes.close()
         self.backing_pool.close()
         return is_drained and not scope.cancelled_caught
 

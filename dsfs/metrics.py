@@ -167,6 +167,9 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = Registry()
         declare = self.registry.declare
+        self.directory_requests = declare(
+            Counter("directory.requests_total", "Requests for the names of a directory that reached the daemon.")
+        )
         self.read_requests = declare(Counter("read.requests_total", "Reads that reached the daemon."))
         self.read_bytes = declare(Counter("read.bytes_total", "Bytes given to readers by the daemon."))
         self.read_resident_bytes = declare(

@@ -26,9 +26,10 @@ import hypothesis
 import pytest
 
 from tests.rig.leftovers import Leftovers
+from tests.rig.nfs import guest
 
-LEVEL_NEEDS = {"unit": (), "engine": (), "mount": ("fuse",), "system": ("fuse", "root")}
-LEVEL_LIMIT_S = {"unit": 60, "engine": 120, "mount": 240, "system": 900}
+LEVEL_NEEDS = {"unit": (), "engine": (), "mount": ("fuse",), "system": ("fuse", "root"), "nfs": ("nfs", "root")}
+LEVEL_LIMIT_S = {"unit": 60, "engine": 120, "mount": 240, "system": 900, "nfs": 240}
 RESCUE_S = 10  # between two steps of TimeLimit
 SETTLE_S = 3  # what a thread or process that was told to end may take
 EXIT_HUNG = 70
@@ -56,7 +57,7 @@ def _missing_root() -> str | None:
     return None if os.geteuid() == 0 else "not root"
 
 
-MISSING: dict[str, Callable[[], str | None]] = {"fuse": _missing_fuse, "root": _missing_root}
+MISSING: dict[str, Callable[[], str | None]] = {"fuse": _missing_fuse, "root": _missing_root, "nfs": guest.missing}
 
 
 def _missing(name: str) -> str | None:

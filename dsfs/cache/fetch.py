@@ -21,8 +21,9 @@ from functools import partial
 import trio
 
 from dsfs.cache.fill import Filler
+from dsfs.cache.lanes import Lane, Lanes
 from dsfs.cache.memory import Discarding, Memory
-from dsfs.cache.pool import Bridge, Pool, Priority, Ticket
+from dsfs.cache.pool import Bridge, Priority, Ticket
 from dsfs.cache.runs import ActiveSegment, LastFetch, Piece, Run
 from dsfs.cache.slot import Slot
 from dsfs.metrics import Metrics
@@ -59,12 +60,11 @@ class Patience:
 class Fetcher:
     """Starts runs, repeats failed pieces, and hands complete runs to the filler.
 
-    INVARIANT: `in_flight` is the number of runs that wait for the origin, `under_way` that of the pieces which are
-    queued or in the hands of a thread.
+    INVARIANT: `in_flight` is the number of runs that wait for their origin.
     """
 
     memory: Memory
-    pool: Pool
+    lanes: Lanes
     bridge: Bridge
     filler: Filler
     nursery: trio.Nursery
@@ -74,9 +74,7 @@ class Fetcher:
 
     def __post_init__(self) -> None:
         self.in_flight = 0
-        self.under_way = 0
         self._idle = trio.lowlevel.ParkingLot()
-        self._fewer = trio.lowlevel.ParkingLot()
 
     def patience(self) -> Patience:
         """For a read that begins."""
@@ -103,7 +101,7 @@ class Fetcher:
                 return None
             until = self._free_until(segment, first, end, force=force)
             length = extent(segment.file.blocks, first, until)[1]
-            slot = self.memory.try_take(length, Discarding.SETTLED)
+            slot = self._try_memory_for(segment, length, Discarding.SETTLED)
             if slot is None:
                 slot = await self._memory_for(segment, first, length, patience)
                 # While this task waited for room another may have started some of these blocks, or filled the
@@ -125,7 +123,7 @@ class Fetcher:
                 first += 1
                 continue
             until = self._free_until(segment, first, min(end, first + run_blocks), force=False)
-            slot = self.memory.try_take(extent(blocks, first, until)[1], discarding)
+            slot = self._try_memory_for(segment, extent(blocks, first, until)[1], discarding)
             if slot is None:
                 return first
             self._start(segment, first, until, slot, Priority.AHEAD, wanted=-1)
@@ -149,6 +147,7 @@ class Fetcher:
             segment.runs[block] = run
             segment.failed.pop(block, None)
         self.in_flight += 1
+        self.lane(segment).held_bytes += slot.size
         for piece in run.pieces:
             # Of a pack only the wanted member is urgent: its neighbours come behind what other readers wait
             # for.
@@ -157,10 +156,11 @@ class Fetcher:
         return run
 
     def _submit(self, piece: Piece, priority: Priority) -> None:
-        self.under_way += 1
+        lane = self.lane(piece.run.segment)
+        lane.under_way += 1
         piece.attempts += 1
         piece.ticket = Ticket(partial(self._attempt, piece))
-        self.pool.submit(piece.ticket, priority)
+        lane.pool.submit(piece.ticket, priority)
 
     def _promote(self, run: Run, block: int) -> None:
         """A reader waits for `block`.
@@ -169,7 +169,7 @@ class Fetcher:
         """
         ticket = run.piece_of(block).ticket
         if ticket is not None and ticket.is_queued:
-            self.pool.submit(ticket, Priority.READER)
+            self.lane(run.segment).pool.submit(ticket, Priority.READER)
 
     # ---------------------------------------------------------------- in a worker thread
 
@@ -201,8 +201,7 @@ class Fetcher:
 
     def _ended(self, piece: Piece, error: DsfsError | None, seconds: float) -> None:
         segment = piece.run.segment
-        self.under_way -= 1
-        self._fewer.unpark_all()
+        self.lane(segment).piece_ended()
         self.metrics.fetch_seconds.observe(seconds)
         if error is None:
             piece.is_done = True
@@ -244,6 +243,7 @@ class Fetcher:
         run.unfinished -= 1
         if run.unfinished == 0:
             self.in_flight -= 1
+            self.lane(run.segment).run_ended(run.slot.size)
             self.filler.fill(run)
             if not self.in_flight:
                 self._idle.unpark_all()
@@ -269,17 +269,27 @@ class Fetcher:
         """A slot for the reader of the block; OriginTimeoutError if there is none in time."""
         try:
             with patience.waiting():
-                return await self.memory.take(length)
+                return await self._wait_memory_for(segment, length)
         except trio.TooSlowError:
             late = OriginTimeoutError(f"no memory for {length} bytes within {self.timeout_s:g} s")
             segment.remember(block, block + 1, late)  # as in wait_for
             raise late from None
 
-    async def wait_few(self, count: int) -> None:
-        """Wait until fewer than `count` pieces are under way; lets other tasks run in any case."""
-        await trio.lowlevel.checkpoint()
-        while self.under_way >= count:
-            await self._fewer.park()
+    async def _wait_memory_for(self, segment: ActiveSegment, length: int) -> Slot:
+        lane = self.lane(segment)
+        while True:
+            await lane.wait_room(length)
+            slot = await self.memory.take(length)
+            if lane.has_room(length):  # others of the same origin have waited, too
+                return slot
+            self.memory.give_back(slot)
+
+    def _try_memory_for(self, segment: ActiveSegment, length: int, discarding: Discarding) -> Slot | None:
+        return self.memory.try_take(length, discarding) if self.lane(segment).has_room(length) else None
+
+    def lane(self, segment: ActiveSegment) -> Lane:
+        """The lane of the segment's origin."""
+        return self.lanes.of(segment.source.origin)
 
     async def wait_idle(self) -> None:
         """Wait until no run waits for the origin."""

@@ -110,8 +110,9 @@ class Memory:
                 self._free[other].pop().return_pages()
                 self.allocated_bytes -= other
                 self.free_bytes -= other
+        slot = Slot(size)
         self.allocated_bytes += size
-        return Slot(size)
+        return slot
 
     def _discard_one(self, discarding: Discarding) -> bool:
         for runs in self._settled[: discarding + 1]:

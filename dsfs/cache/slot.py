@@ -3,6 +3,7 @@
 Concurrency: `put` may run in any thread; who may call it when is memory.py's matter.
 """
 
+import contextlib
 import ctypes
 import mmap
 
@@ -33,7 +34,8 @@ class Slot:
         # Private: a shared mapping would be shmem, zeroed 4 KiB at a time and without huge pages.
         self._memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         if size >= SLOT_SIZES[-1]:
-            self._memory.madvise(mmap.MADV_HUGEPAGE)
+            with contextlib.suppress(OSError):  # a kernel without huge pages
+                self._memory.madvise(mmap.MADV_HUGEPAGE)
         self.view = memoryview(self._memory)
         self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
 

@@ -27,6 +27,7 @@ from dsfs.metrics import Metrics
 from dsfs.model.errors import DsfsError, NotFoundError
 from dsfs.model.keys import NAME_MAX
 from dsfs.mount.inodes import ROOT, Inodes, Place
+from dsfs.mount.openreply import LASTING
 from dsfs.storage.backing import BackingDirectory
 from dsfs.storage.catalog import Entry
 
@@ -228,10 +229,12 @@ class Operations(pyfuse3.Operations):
         else:
             generation, index = await self._directory(inode)
             directory = OpenDirectory(generation=generation, index=index)
+            return self._handle(self._directories, directory, LASTING)
         return self._handle(self._directories, directory)
 
     @answers
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        self.metrics.directory_requests.add()
         directory = self._directories[fh]
         if (generation := directory.generation) is not None:
             for entry in generation.catalog.children(directory.index, start_id):
@@ -292,8 +295,8 @@ class Operations(pyfuse3.Operations):
     async def release(self, fh: int) -> None:
         self.opener.release(self._files.pop(fh))
 
-    def _handle(self, table: dict[int, R], value: R) -> int:
-        handle = self._next_handle
+    def _handle(self, table: dict[int, R], value: R, mark: int = 0) -> int:
+        handle = self._next_handle | mark
         self._next_handle += 1
         table[handle] = value
         return handle

@@ -14,6 +14,7 @@ from dsfs.cache.ahead import Readahead
 from dsfs.cache.drop import Dropper
 from dsfs.cache.fetch import Fetcher
 from dsfs.cache.fill import Filler
+from dsfs.cache.lanes import Lanes
 from dsfs.cache.library import Dataset, Library
 from dsfs.cache.memory import RESIDENT_BYTES, Memory
 from dsfs.cache.names import Place
@@ -68,6 +69,7 @@ class Settings:
     """What tests vary of an engine; the rest is as in the daemon."""
 
     memory_bytes: int = 64 * MIB
+    origin_bytes: int = 64 * MIB  # what runs may hold while they wait for it
     connections: int = 8
     timeout_s: float = 20
     backing_threads: int = 4
@@ -92,14 +94,14 @@ class Engine:
         self.index = ResidencyIndex(state / "residency.mdb", self.backing.cluster)
         self.backing.used_bytes = self.index.total_bytes()
         bridge = Bridge()
-        self.origin_pool = Pool("origin", settings.connections, bridge)
+        self.lanes = Lanes(bridge, settings.connections, settings.origin_bytes)
         self.backing_pool = Pool("backing", settings.backing_threads, bridge)
         self.memory = Memory(settings.memory_bytes, lambda run: run.segment.forget(run))
         self.resident_memory = Memory(RESIDENT_BYTES, lambda run: run.segment.forget(run))
         self.filler = Filler(self.memory, self.backing_pool, bridge, self.backing, self.index, self.metrics)
         self.segments = SegmentTable(self.backing, self.backing_pool, self.filler)
         self.fetcher = Fetcher(
-            self.memory, self.origin_pool, bridge, self.filler, services, self.metrics, settings.timeout_s,
+            self.memory, self.lanes, bridge, self.filler, services, self.metrics, settings.timeout_s,
             random.Random(0),
         )  # fmt: skip
         self.readahead = Readahead(self.fetcher, self.segments, settings.connections)
@@ -176,7 +178,7 @@ async def running(directory: Path, origin: Origin, settings: Settings | None = N
             with trio.move_on_after(5, shield=True):  # after a failure: no thread may be inside what is closed now
                 await engine.fetcher.wait_idle()
                 await engine.filler.wait_idle()
-            engine.origin_pool.close()
+            engine.lanes.close()
             engine.backing_pool.close()
             services.cancel_scope.cancel()
             engine.segments.close()

@@ -1,5 +1,6 @@
 """The budget of buffers: never exceeded, fair to readers, and the right run leaves first."""
 
+import mmap
 from dataclasses import dataclass
 from typing import cast
 
@@ -79,6 +80,11 @@ def test_buffer_that_does_not_fit_is_refused_and_changes_nothing() -> None:
     with pytest.raises(ValueError, match="do not fit"):
         slot.put(SMALL - 2, b"xyz")
     assert bytes(slot.view[-4:]) == b"\0abc"
+
+
+def test_a_kernel_without_huge_pages_gives_slots_of_ordinary_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mmap, "MADV_HUGEPAGE", 12_345)  # an advice that no kernel knows
+    assert Slot(LARGE).put(0, b"abc") == 3
 
 
 def test_memory_of_another_size_is_freed_for_a_want_within_the_limit() -> None:

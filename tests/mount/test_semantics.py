@@ -133,6 +133,17 @@ def test_s6_after_a_version_was_looked_into_names_and_open_ask_the_origin_nothin
     assert proxy.count() == 0
 
 
+def test_a_directory_of_a_version_is_listed_again_by_the_kernel(node: Node, lake: Lake) -> None:
+    tree = make_lake(lake.root / V)
+    version = node.mountpoint / V
+    first = list(walk(version))
+    asked = node.metric("dsfs_directory_requests_total")
+    assert asked > 0
+    assert list(walk(version)) == first
+    assert {str(path.relative_to(version)) for path in first if path.is_file()} == set(tree)
+    assert node.metric("dsfs_directory_requests_total") == asked
+
+
 def test_s7_a_byte_is_read_again_without_the_origin_also_after_a_restart(
     node: Node, lake: Lake, proxy: FaultProxy
 ) -> None:

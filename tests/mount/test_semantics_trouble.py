@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import time
 from contextlib import suppress
 from functools import partial
@@ -218,7 +219,7 @@ def test_s21_sigterm_with_open_files_and_running_reads_ends_with_exit_code_0(
         waiting.begin("read", version / "stalled", 0, 1000)
         wait_until(lambda: proxy.stalled, what="a read under way")
         assert node.process is not None
-        node.process.terminate()
+        node.process.send_signal(signal.SIGTERM)
         assert node.wait(timeout_s=15) == 0
         assert not node.is_mounted()
         with pytest.raises(OSError):  # noqa: PT011 - which one is the kernel's choice

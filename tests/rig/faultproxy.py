@@ -1,4 +1,4 @@
-"""A real HTTP proxy on loopback in front of a real S3 server: counts requests, breaks those it was told to.
+"""A real HTTP proxy in front of a real S3 server: counts requests, breaks those it was told to.
 
 Signatures stay valid because nothing of a request is changed, the Host field the client signed included; the
 server verifies against that field and not against its own address.
@@ -52,7 +52,7 @@ class Request:
 
 
 class FaultProxy:
-    """Listens from the start of the `with` statement to its end.
+    """Listens at `address` from the start of the `with` statement to its end.
 
     `root` is the directory the server serves as `root/<bucket>/<key>`; only the fault "whole" needs it,
     because a signed Range cannot be taken out of a request on its way.
@@ -65,6 +65,7 @@ class FaultProxy:
         *,
         root: Path | None = None,
         mends_status: bool = True,
+        address: str = "127.0.0.1",
     ) -> None:
         upstream = urlsplit(upstream_url)
         if upstream.scheme != "http" or upstream.hostname is None:
@@ -82,12 +83,12 @@ class FaultProxy:
         self._clients: set[Connection] = set()
         self._threads: list[threading.Thread] = []
         self.add(*faults)
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
-        self._port = int(self._listener.getsockname()[1])
+        self._listener = socket.create_server((address, 0), backlog=256)
 
     @property
     def endpoint_url(self) -> str:
-        return f"http://127.0.0.1:{self._port}"
+        address, port = self._listener.getsockname()
+        return f"http://{address}:{port}"
 
     # what tests say
 

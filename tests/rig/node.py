@@ -1,4 +1,4 @@
-"""A compute node with dsfs: its configuration, its daemon as a child process, its mount.
+"""A compute node with dsfs: its configuration, its daemon, its mount; on this machine or on another.
 
 The daemon runs in the foreground as it does under systemd, and tells through a notification socket that the mount
 answers.  It is ended by its process id, and its mount taken away, whatever happens in between.
@@ -7,7 +7,6 @@ answers.  It is ended by its process id, and its mount taken away, whatever happ
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from typing import Any, Self
 
 from dsfs.admin.client import ControlClient
 from dsfs.storage.mounts import detach, mount_at
+from tests.rig.machine import LocalMachine, Machine, RunningProcess
 
 START_TIMEOUT_S = 30.0
 END_TIMEOUT_S = 30.0
@@ -32,7 +32,10 @@ class NodeError(Exception):
 
 
 class Node:
-    """`settings` adds to or replaces keys of the sections; `env` is the daemon's environment beside the necessary."""
+    """`settings` adds to or replaces keys of the sections; `env` is the daemon's environment beside the necessary.
+
+    `work` is one directory here and on `machine`; `backing` need be there only.
+    """
 
     def __init__(
         self,
@@ -43,6 +46,7 @@ class Node:
         url: str = "s3://lake/datasets",
         settings: Settings | None = None,
         backing: Path | None = None,
+        machine: Machine | None = None,
         more: str = "",
     ) -> None:
         self.work = work
@@ -51,7 +55,8 @@ class Node:
         self.backing = backing or work / "backing"
         self.config = work / "dsfs.toml"
         self.log = work / "daemon.log"
-        self.process: subprocess.Popen[bytes] | None = None
+        self.machine: Machine = machine or LocalMachine()
+        self.process: RunningProcess | None = None
         self._env = dict(env)
         work.mkdir(parents=True, exist_ok=True)
         sections: dict[str, dict[str, object]] = {
@@ -82,32 +87,22 @@ class Node:
             raise
         return self
 
-    def spawn(self, *options: str, env: Mapping[str, str] | None = None) -> "subprocess.Popen[bytes]":
+    def spawn(self, *options: str, env: Mapping[str, str] | None = None) -> RunningProcess:
         """Start the daemon and do not wait."""
         assert self.process is None, "the daemon of this node is running"
-        address = self.work / "notify"
-        address.unlink(missing_ok=True)
-        self._notices = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._notices.bind(str(address))
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "dsfs", "mount", "--foreground", "--config", str(self.config), *options],
-                env={**_clean_environment(), **self._env, **(env or {}), "NOTIFY_SOCKET": str(address)},
-                stdout=log,
-                stderr=log,
-            )
+        command = ["mount", "--foreground", "--config", str(self.config), *options]
+        self.process = self.machine.start(
+            sys.executable, "-m", "dsfs", *command, env={**self._env, **(env or {})}, log=self.log
+        )
         return self.process
 
-    def _wait_ready(self, process: "subprocess.Popen[bytes]") -> None:
-        self._notices.settimeout(0.2)
-        for _ in range(int(START_TIMEOUT_S / 0.2)):
-            try:
-                if b"READY=1" in self._notices.recv(4096):
-                    return
-            except TimeoutError:
-                if process.poll() is not None:
-                    raise NodeError(f"the daemon ended with {process.returncode}:\n{self.log_tail()}") from None
-        raise NodeError(f"the mount did not answer within {START_TIMEOUT_S:g} s:\n{self.log_tail()}")
+    def _wait_ready(self, process: RunningProcess) -> None:
+        try:
+            ready = process.wait_ready(START_TIMEOUT_S)
+        except TimeoutError:
+            raise NodeError(f"the mount did not answer within {START_TIMEOUT_S:g} s:\n{self.log_tail()}") from None
+        if not ready:
+            raise NodeError(f"the daemon ended with {process.returncode}:\n{self.log_tail()}")
 
     def stop(self) -> int:
         """End the daemon with SIGTERM; its exit code."""
@@ -124,18 +119,16 @@ class Node:
             self.kill()
             raise NodeError(f"the daemon did not end within {timeout_s:g} s:\n{self.log_tail()}") from None
         self.process = None
-        self._notices.close()
         return code
 
     def kill(self) -> None:
         """End the daemon with SIGKILL and take its mount away."""
         if self.process is not None:
             self.process.kill()
-            self.process.wait()
+            self.process.wait(END_TIMEOUT_S)
             self.process = None
-            self._notices.close()
-        if mount_at(self.mountpoint) is not None:
-            detach(self.mountpoint)
+        if self.is_mounted():
+            self.machine.call(detach, self.mountpoint)
 
     def restart(self, *, env: Mapping[str, str] | None = None) -> Self:
         assert self.stop() == 0, self.log_tail()
@@ -156,7 +149,7 @@ class Node:
 
     def ask(self, verb: str, **args: Any) -> Any:
         """What the daemon answers on its control socket."""
-        return ControlClient(self.state_dir / "control.sock").call(verb, args)
+        return self.machine.call(_ask, self.state_dir / "control.sock", verb, args)
 
     def version(self, name: str) -> dict[str, Any]:
         """The facts of NAME/VERSION in `status`."""
@@ -171,13 +164,7 @@ class Node:
 
     def command(self, *words: str) -> "subprocess.CompletedProcess[str]":
         """Run `dsfs WORDS --config ...` as a user would."""
-        return subprocess.run(
-            [sys.executable, "-m", "dsfs", *words, "--config", str(self.config)],
-            env={**_clean_environment(), **self._env},
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        return self.machine.run(sys.executable, "-m", "dsfs", *words, "--config", str(self.config), env=self._env)
 
     def log_text(self) -> str:
         return self.log.read_text(errors="replace") if self.log.exists() else ""
@@ -186,16 +173,16 @@ class Node:
         return "\n".join(self.log_text().splitlines()[-40:])
 
     def is_mounted(self) -> bool:
-        return mount_at(self.mountpoint) is not None
+        return self.machine.call(mount_at, self.mountpoint) is not None
 
     def segment_files(self, suffix: str = "") -> list[Path]:
         """The files of all segments with that suffix; "" = sealed ones."""
-        return sorted(
-            path for path in (self.backing / "segments").glob("*/*") if path.suffix == suffix and path.is_file()
-        )
+        return self.machine.call(_files_with_suffix, self.backing / "segments", suffix)
 
 
-def _clean_environment() -> dict[str, str]:
-    """The environment without the user's AWS settings and without what a caller's service manager put there."""
-    unwanted = ("AWS_", "NOTIFY_SOCKET", "WATCHDOG_", "DSFS_")
-    return {name: value for name, value in os.environ.items() if not name.startswith(unwanted)}
+def _ask(control_socket: Path, verb: str, args: dict[str, Any]) -> Any:
+    return ControlClient(control_socket).call(verb, args)
+
+
+def _files_with_suffix(segments: Path, suffix: str) -> list[Path]:
+    return sorted(path for path in segments.glob("*/*") if path.suffix == suffix and path.is_file())

@@ -66,6 +66,13 @@ def forget_pages(path: Path) -> None:
         os.close(fd)
 
 
+def forget_tree(top: Path) -> None:
+    """The same for every file below."""
+    for path in top.rglob("*"):
+        if path.is_file():
+            forget_pages(path)
+
+
 def read_at(path: Path, offset: int, size: int) -> bytes:
     """These bytes, without the kernel's readahead."""
     fd = os.open(path, os.O_RDONLY)
