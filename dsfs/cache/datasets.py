@@ -6,7 +6,7 @@ Concurrency: the trio thread.
 from collections import Counter
 
 from dsfs.cache.library import Dataset
-from dsfs.cache.names import Place
+from dsfs.cache.names import OriginPrefix
 from dsfs.config import Config, DatasetConfig
 from dsfs.metrics import OPERATIONS, Metrics
 from dsfs.storage.origin import Origin
@@ -29,12 +29,12 @@ class Datasets:
         # By the origin, not its id: two settings for one bucket share that.
         self._counted: dict[Origin, tuple[Counter[str], Counter[str]]] = {}
         self.configured = [dataset.name for dataset in config.datasets]
-        self.home: Place | None = None
+        self.home: OriginPrefix | None = None
         if (url := config.origin.url) is not None:
             settings = self._settings(
                 url.bucket, config.origin.endpoint_url, config.origin.region, config.origin.unsigned
             )
-            self.home = Place(self._origin(settings), url.key_prefix)
+            self.home = OriginPrefix(self._origin(settings), url.key_prefix)
         for dataset in config.datasets:
             self.find(dataset.name)
 

@@ -22,7 +22,7 @@ from typing import Protocol, TypeVar
 
 import trio
 
-from dsfs.cache.names import OriginNames, Place
+from dsfs.cache.names import OriginNames, OriginPrefix
 from dsfs.model.errors import DsfsError, NotFoundError, OriginError, OriginTimeoutError
 from dsfs.model.objects import ObjectRef, identity_of
 from dsfs.storage.catalog import Catalog, Entry
@@ -53,9 +53,9 @@ class Dataset:
     dir_mode: int
 
     @property
-    def place(self) -> Place:
+    def place(self) -> OriginPrefix:
         """Where its versions are listed."""
-        return Place(self.origin, self.prefix)
+        return OriginPrefix(self.origin, self.prefix)
 
 
 @dataclass(eq=False)
@@ -138,7 +138,7 @@ class DatasetSource(Protocol):
     """What the configuration says of datasets; see datasets.py."""
 
     configured: list[str]
-    home: Place | None
+    home: OriginPrefix | None
 
     def find(self, name: str) -> Dataset: ...
 
@@ -184,7 +184,7 @@ class Library:
         """All versions of the dataset; while the origin does not answer as `dataset_names`."""
         return await self._listed(set(await self._run(partial(self._store.versions, dataset.name))), dataset.place)
 
-    async def _listed(self, known: set[str], place: Place) -> list[str]:
+    async def _listed(self, known: set[str], place: OriginPrefix) -> list[str]:
         try:
             return sorted(known | set(await self._names.at(place)))
         except OriginError:

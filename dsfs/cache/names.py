@@ -25,7 +25,7 @@ NAMES_KEPT = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class OriginPrefix:
     """Where names are listed: the directories directly below `prefix`."""
 
     origin: Origin
@@ -46,12 +46,13 @@ class OriginNames:
     def __init__(self, nursery: trio.Nursery, limiter: trio.CapacityLimiter, ttl_s: float) -> None:
         self._nursery = nursery
         self._limiter = limiter
-        self._fresh: TTLCache[Place, list[str]] = TTLCache(NAMES_KEPT, ttl_s, timer=trio.current_time)
-        self._failed: TTLCache[Place, OriginError] = TTLCache(NAMES_KEPT, ERROR_BELIEVED_S, timer=trio.current_time)
-        self._last: dict[Place, list[str]] = {}
-        self._questions: dict[Place, _Question] = {}
+        clock = trio.current_time
+        self._fresh: TTLCache[OriginPrefix, list[str]] = TTLCache(NAMES_KEPT, ttl_s, clock)
+        self._failed: TTLCache[OriginPrefix, OriginError] = TTLCache(NAMES_KEPT, ERROR_BELIEVED_S, clock)
+        self._last: dict[OriginPrefix, list[str]] = {}
+        self._questions: dict[OriginPrefix, _Question] = {}
 
-    async def at(self, place: Place) -> list[str]:
+    async def at(self, place: OriginPrefix) -> list[str]:
         """All names there; OriginError if the origin does not tell."""
         found = self._failed.get(place) or self._fresh.get(place)
         if found is None:
@@ -64,7 +65,7 @@ class OriginNames:
             raise found.with_traceback(None)
         return found
 
-    async def has(self, place: Place, name: str) -> bool:
+    async def has(self, place: OriginPrefix, name: str) -> bool:
         """Whether the name is there; OriginError if the origin does not tell, and has not told of it before."""
         try:
             return name in await self.at(place)
@@ -73,15 +74,15 @@ class OriginNames:
                 return True
             raise
 
-    def is_fresh(self, place: Place, name: str) -> bool:
+    def is_fresh(self, place: OriginPrefix, name: str) -> bool:
         """Whether the name was listed within `ttl_s`."""
         return name in self._fresh.get(place, ())
 
-    def last(self, place: Place) -> list[str]:
+    def last(self, place: OriginPrefix) -> list[str]:
         """What was listed there when the origin last answered, however long ago."""
         return self._last.get(place, [])
 
-    async def _ask(self, place: Place, question: _Question) -> None:
+    async def _ask(self, place: OriginPrefix, question: _Question) -> None:
         where = f"{place.origin.origin_id}/{place.prefix}"
         try:
             names = await trio.to_thread.run_sync(
