@@ -26,6 +26,7 @@ from dsfs.model.s3url import S3Url
 DEFAULT_PATH = Path("/etc/dsfs/dsfs.toml")
 LEVELS = ("debug", "info", "warning", "error")
 LEAST_MEMORY = "64MiB"
+LEAST_BACKING = "1MiB"
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +152,7 @@ class BackingConfig:
     """[backing]: the directory all nodes share, on NFS or any other POSIX file system."""
 
     path: Path = _key(setting.ABSOLUTE_PATH, "The backing directory.")
-    limit_bytes: int = _key(setting.size(at_least="0B"), "The most dsfs uses there.")
+    limit_bytes: int = _key(setting.size(at_least=LEAST_BACKING), "The most dsfs uses there.")
     floor: Share = _key(setting.SHARE, "Free space it never takes, of the file system or as a size.", "5%")
 
 

@@ -60,8 +60,8 @@ M_ARENA_MAX = -8  # of malloc.h
 DRAIN_S = 10.0  # and queued fills so long
 
 
-def run(config: Config, *, force: bool) -> int:
-    """Mount and serve until told to stop; returns the exit code.  DsfsError if it cannot start."""
+def run(config: Config, *, force: bool) -> None:
+    """Mount and serve until told to stop.  DsfsError if it cannot start."""
     try:
         with ExitStack() as stack:
             stack.enter_context(state_lock(config.state_dir))
@@ -82,7 +82,7 @@ def run(config: Config, *, force: bool) -> int:
             metrics = Metrics()
             datasets = Datasets(config, metrics)
             stack.callback(datasets.close)
-            return trio.run(Daemon(config, backing, index, metrics, datasets).serve)
+            trio.run(Daemon(config, backing, index, metrics, datasets).serve)
     except BaseExceptionGroup as group:
         error: BaseException = group
         while isinstance(error, BaseExceptionGroup):
@@ -179,7 +179,6 @@ class Daemon:
 
     def _connect_gauges(self) -> None:
         self.metrics.backing_used_bytes.read_from(lambda: self.backing.used_bytes)
-        self.metrics.backing_free_bytes.read_from(lambda: self.backing.space()[1])
         self.metrics.memory_used_bytes.read_from(self._buffered_bytes)
         self.metrics.memory_limit_bytes.read_from(lambda: self.config.memory.limit_bytes)
 
@@ -188,7 +187,7 @@ class Daemon:
 
     # ---------------------------------------------------------------- serving
 
-    async def serve(self) -> int:
+    async def serve(self) -> None:
         """Everything from the start of trio to its end."""
         self._stopping, self._hurrying = trio.Event(), trio.Event()
         self._notifier = Notifier.from_environment()
@@ -219,7 +218,6 @@ class Daemon:
         if not self.recovery.is_inside:  # else its thread goes on, and the next start rebuilds anew
             self.index.close(clean=is_drained and not self.backing.was_away)
         log.info("stopped")
-        return 0
 
     async def _serve_requests(self, session: Session) -> None:
         """Answer requests until a signal, the verb `stop`, or an unmount by somebody else."""

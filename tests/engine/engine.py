@@ -17,6 +17,7 @@ from dsfs.cache.fill import Filler
 from dsfs.cache.lanes import Lanes
 from dsfs.cache.library import Dataset, Library
 from dsfs.cache.memory import RESIDENT_BYTES, Memory
+from dsfs.cache.names import OriginPrefix
 from dsfs.cache.open import Opener
 from dsfs.cache.pool import Bridge, Pool
 from dsfs.cache.read import OpenFile, Reader
@@ -51,11 +52,11 @@ class OneDataset:
     origin: Origin
     at_home: bool = False
     configured: list[str] = field(init=False)
-    home: tuple[Origin, str] | None = field(init=False)
+    home: OriginPrefix | None = field(init=False)
 
     def __post_init__(self) -> None:
         self.configured = [] if self.at_home else [DATASET]
-        self.home = (self.origin, PREFIX.partition("/")[0] + "/") if self.at_home else None
+        self.home = OriginPrefix(self.origin, PREFIX.partition("/")[0] + "/") if self.at_home else None
 
     def find(self, name: str) -> Dataset:
         if name != DATASET:

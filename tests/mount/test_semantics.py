@@ -75,6 +75,10 @@ def test_s3_directories_list_each_name_once_and_names_may_hold_any_character(new
         names = os.listdir(os.fsencode(top))
         assert sorted(names) == sorted(name.encode() for name in odd)
         assert {name: (top / name).read_bytes() for name in odd} == odd
+        for directory in (node.mountpoint, node.mountpoint / "odd", top):
+            assert os.statvfs(directory).f_namemax == 255
+            for length in (256, 1_024, 4_000):
+                assert errno_of(os.stat, directory / ("n" * length)) == errno.ENAMETOOLONG
         node.stop()
 
 
