@@ -152,7 +152,6 @@ class Daemon:
             reader,
             backing,
             metrics,
-            config.origin.names_ttl_s,
             config.mount.owner.id,
             config.mount.group.id,
         )

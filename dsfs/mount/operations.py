@@ -1,7 +1,8 @@
 """The requests of the kernel: unpack, call, reply.  The one place where an exception becomes an errno.
 
 Everything below a version is immutable, so the kernel may believe it for ever: names, attributes, absent
-names, and pages (keep_cache).  The names of datasets and versions are believed for `names_ttl`.
+names, and pages (keep_cache).  What a name of a dataset or version stands for may change with a refresh: the kernel
+believes it for NAMES_S.
 
 Concurrency: one task a request, on the trio thread.  A handler raises nothing but FUSEError: anything else
 would leave the request unanswered and end the mount.
@@ -35,6 +36,7 @@ log = logging.getLogger(__name__)
 P = ParamSpec("P")
 R = TypeVar("R")
 
+NAMES_S = 1.0  # so soon a refresh shows; to be asked takes 40 us
 FOREVER_S = 1e6  # what the kernel takes as "until told otherwise" (11 days)
 LARGEST_SIZE = 2**63 - 1  # bytes; a limit may be larger, what programs compute with may not
 XATTR_PREFIX = b"user.dsfs."
@@ -87,7 +89,6 @@ class Operations(pyfuse3.Operations):
     reader: Reader
     backing: BackingDirectory
     metrics: Metrics
-    names_ttl_s: float
     uid: int
     gid: int
     inodes: Inodes = field(default_factory=Inodes)
@@ -115,7 +116,7 @@ class Operations(pyfuse3.Operations):
             if isinstance(holder, Dataset):
                 return self._of_version(await self.library.version(holder, os.fsdecode(name)))
         except NotFoundError:
-            return self._absent(self.names_ttl_s)
+            return self._absent(NAMES_S)
         generation, index = await self._directory(parent_inode)
         entry = generation.catalog.child(index, name)
         return self._absent(FOREVER_S) if entry is None else self._of_entry(generation, entry)
@@ -127,7 +128,7 @@ class Operations(pyfuse3.Operations):
     async def _attributes(self, inode: int) -> EntryAttributes:
         if inode == ROOT:
             return self._directory_attributes(
-                ROOT, 0o755, self.uid, self.gid, self._started_ns, self.names_ttl_s
+                ROOT, 0o755, self.uid, self.gid, self._started_ns, NAMES_S
             )
         place = self._place(inode)
         if isinstance(place.holder, Dataset):
@@ -156,7 +157,7 @@ class Operations(pyfuse3.Operations):
     def _of_dataset(self, dataset: Dataset) -> EntryAttributes:
         inode = self.inodes.of_dataset(dataset)
         return self._directory_attributes(
-            inode, dataset.dir_mode, dataset.uid, dataset.gid, self._started_ns, self.names_ttl_s
+            inode, dataset.dir_mode, dataset.uid, dataset.gid, self._started_ns, NAMES_S
         )
 
     def _of_version(self, version: Version) -> EntryAttributes:
@@ -169,7 +170,7 @@ class Operations(pyfuse3.Operations):
             dataset.uid,
             dataset.gid,
             time_ns,
-            self.names_ttl_s,
+            NAMES_S,
         )
 
     def _of_entry(self, generation: Generation, entry: Entry) -> EntryAttributes:
