@@ -10,6 +10,7 @@ nobody is inside.  LMDB refuses to open a file that this process has open alread
 
 import json
 import os
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,6 +136,13 @@ class Catalog:
                 found.append(Member(index, entry.offset, self._object(entry, path)))
         return found
 
+    def member_indexes(self, pack: int) -> "array[int]":
+        """The indexes of the entries of all members of a pack.  Raises NotFoundError if there is no such pack."""
+        with self._env.begin(buffers=True) as txn:
+            row = self._pack_row(txn, pack)
+            count = catalog_format.decode_pack(pack, row).members
+            return catalog_format.member_indexes(row, count, 0, count)
+
     def member_sizes(self, pack: int) -> list[int]:
         """The sizes (bytes) of all members of a pack.  Raises NotFoundError."""
         with self._env.begin(buffers=True) as txn:
@@ -146,10 +154,15 @@ class Catalog:
         for number in range(self.summary.packs):
             pack = self.pack(number)
             yield pack.identity, pack.size, pack.members
+        for _, identity, size in self.large_objects():
+            yield identity, size, len(UniformBlocks(size))
+
+    def large_objects(self) -> Iterator[tuple[int, str, int]]:
+        """The index of the entry, the identity and the size in bytes of every large object, in order."""
         following = 0
         while batch := self._large_from(following):
             for index, (identity, size) in batch:
-                yield identity, size, len(UniformBlocks(size))
+                yield index, identity, size
                 following = index + 1
 
     # ------------------------------------------------------------------ within one transaction

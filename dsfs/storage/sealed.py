@@ -63,6 +63,15 @@ class SealedFile(OpenFiles):
 
     def _check(self) -> None:
         """To be asked after a read: a write sets the mtime before it changes a byte."""
-        stat = os.fstat(self.fd)
-        if not stat.st_nlink or (stat.st_size, stat.st_ino, stat.st_mtime_ns) != self.stamp:
+        if not self.is_intact():
             raise SealBrokenError("it was changed or removed")
+
+    def is_intact(self) -> bool:
+        """Whether it is still what was sealed; OSError if the medium fails."""
+        try:
+            stat = os.fstat(self.fd)
+        except OSError as exc:
+            if exc.errno in GONE:
+                return False
+            raise
+        return bool(stat.st_nlink) and (stat.st_size, stat.st_ino, stat.st_mtime_ns) == self.stamp

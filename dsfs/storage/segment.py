@@ -75,13 +75,16 @@ class SegmentFile:
     # ---------------------------------------------------------------- opening
 
     def open(self) -> None:
-        """Find out what is there.  Nothing usable is no error: the segment is then ABSENT.
-
-        OSError if the medium fails: the segment stays CLOSED.
-        """
+        """Find out what is there, or what others have done since.  OSError if the medium fails; nothing is no error."""
         with self._lock:
-            if self.state is State.CLOSED:
-                self._look()
+            self._look_around()
+
+    def _look_around(self) -> None:
+        if self._filling is not None and not self._filling.is_in_place():
+            self._begin_again()
+        elif self.state in (State.CLOSED, State.ABSENT) or not (self._sealed is None or self._sealed.is_intact()):
+            self._retire()
+            self._look()
 
     def _look(self) -> None:
         """OSError, and CLOSED, if one cannot look: that does not mean that nothing is there."""
@@ -205,10 +208,7 @@ class SegmentFile:
 
     def _begin_filling(self) -> Filling | None:
         """The open files, made if there are none; None if the segment is sealed."""
-        if self._filling is not None and not self._filling.is_in_place():
-            self._begin_again()
-        elif self.state in (State.CLOSED, State.ABSENT):
-            self._look()  # another node may have begun, or sealed it
+        self._look_around()  # another node may have begun, or sealed it
         if self.state is State.ABSENT:
             self._start(Filling.create(self._place))
         return self._filling
@@ -381,9 +381,8 @@ class SegmentFile:
 
     def _set_presence(self, presence: bytes) -> None:
         self.presence[:] = presence
-        self.resident_bytes = sum(
-            pages(self.blocks.length(block)) for block, state in enumerate(presence) if state != MISSING
-        )
+        present = (block for block, state in enumerate(presence) if state != MISSING)
+        self.resident_bytes = sum(pages(self.blocks.length(block)) for block in present)
 
     def _fault(self, what: str, *args: object) -> None:
         log.warning("segment %s " + what, self.identity, *args)

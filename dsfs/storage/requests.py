@@ -1,0 +1,117 @@
+"""Requests that outlive a daemon: a folder with a small file for each, on this node or in the backing directory.
+
+    requests/<id>.json        see model/request.py; its mtime, by the clock of the file server, is when it was asked for
+
+Nodes find them by reading the folder, never by a name: an NFS client believes for a while that a name it did not find
+does not exist.  What was asked for long ago is forgotten.
+
+Concurrency: blocking calls, safe to use from several threads and nodes at once.
+"""
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from dsfs.model.errors import BackingError
+from dsfs.model.request import MAX_BYTES, WarmRequest, decode
+from dsfs.storage.faultpoint import reach
+from dsfs.storage.filesystem import GONE, NEW, is_abandoned, remove, replace_file
+
+log = logging.getLogger(__name__)
+
+MOST = 256  # requests at once
+EXPIRES_S = 7 * 86_400.0
+ABANDONED_S = 3600.0  # what a node did not complete for so long it never will
+SUFFIX = ".json"
+
+
+class RequestFolder:
+    """The requests at `path`.  `check` raises OSError if what lies there now is not what should (an absent mount)."""
+
+    def __init__(self, path: Path, check: Callable[[], object]) -> None:
+        self._path = path
+        self._check = check
+        self._unreadable: set[str] = set()
+
+    def place(self, request: WarmRequest) -> None:
+        """Ask, or ask again.  BackingError if there are too many requests, or the folder cannot be written."""
+        try:
+            self._check()
+            self._path.mkdir(exist_ok=True)
+            names = self._names()
+            if len(names) >= MOST and self._file(request).name not in names:
+                raise BackingError(f"{self._path}: there are {MOST} requests already; dsfs warm --list shows them")
+            reach("request.place")
+            replace_file(self._file(request), request.encode())
+        except OSError as exc:
+            raise BackingError(f"{self._path}: {exc.strerror}") from exc
+
+    def withdraw(self, request: WarmRequest) -> None:
+        """The request is done, or not wanted any more; OSError if it cannot be removed."""
+        self._check()
+        reach("request.withdraw")
+        remove(self._file(request))
+
+    def all(self) -> dict[WarmRequest, int]:
+        """Every request, and when it was asked for (ns, by the clock of the file server).
+
+        OSError if that cannot be known now.
+        """
+        self._check()
+        found: dict[WarmRequest, int] = {}
+        for name in self._names()[:MOST]:
+            try:
+                with (self._path / name).open("rb") as file:
+                    asked_ns = os.fstat(file.fileno()).st_mtime_ns
+                    found[decode(file.read(MAX_BYTES + 1))] = asked_ns
+            except OSError as exc:
+                if exc.errno not in GONE:
+                    raise
+            except ValueError as exc:
+                if name not in self._unreadable and len(self._unreadable) < MOST:
+                    self._unreadable.add(name)
+                    log.warning("request %s is left alone: %s", self._path / name, exc)
+        return found
+
+    def expired(self, requests: dict[WarmRequest, int]) -> list[WarmRequest]:
+        """Those that were asked for too long ago, by the clock of the file server.  OSError."""
+        if not requests and not self._left_behind():
+            return []
+        now_ns = self._server_now_ns()
+        for name in self._left_behind():
+            with contextlib.suppress(FileNotFoundError):
+                if now_ns - (self._path / name).stat().st_mtime_ns > ABANDONED_S * 1e9:
+                    remove(self._path / name)
+        return [request for request, asked_ns in requests.items() if now_ns - asked_ns > EXPIRES_S * 1e9]
+
+    def _server_now_ns(self) -> int:
+        """What the file server takes for now: the time it gives a file that is made."""
+        clock = self._path / f"clock{NEW}"
+        reach("request.clock")
+        fd = os.open(clock, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            os.utime(fd)
+            return os.fstat(fd).st_mtime_ns
+        finally:
+            os.close(fd)
+            remove(clock)
+
+    def _names(self) -> list[str]:
+        return sorted(name for name in self._listed() if name.endswith(SUFFIX) and not name.startswith("."))
+
+    def _left_behind(self) -> list[str]:
+        return [name for name in self._listed() if is_abandoned(name)]
+
+    def _listed(self) -> list[str]:
+        reach("request.list")
+        try:
+            return os.listdir(self._path)
+        except OSError as exc:
+            if exc.errno not in GONE:
+                raise
+            return []
+
+    def _file(self, request: WarmRequest) -> Path:
+        return self._path / f"{request.id}{SUFFIX}"
