@@ -1,6 +1,6 @@
 """The composition root: builds everything, starts it in order, stops it in order.
 
-    services     index writer, readahead of packs, control socket, signals       cancelled last
+    services     index writer, readahead of packs, warms, control socket, signals       cancelled last
       requests   FUSE                                                              ends first
 
 Stopping: no more requests, unmount, let the queued fills end (within a deadline: what is lost can be
@@ -25,6 +25,7 @@ from dsfs.admin.control import ControlServer
 from dsfs.admin.notify import Notifier
 from dsfs.admin.queries import Queries
 from dsfs.admin.verbs import Verbs
+from dsfs.admin.warming import WarmVerbs
 from dsfs.cache.ahead import Readahead
 from dsfs.cache.datasets import Datasets
 from dsfs.cache.drop import Dropper
@@ -38,6 +39,9 @@ from dsfs.cache.pool import Bridge, Pool
 from dsfs.cache.read import Reader
 from dsfs.cache.recovery import Recovery
 from dsfs.cache.segments import SegmentTable
+from dsfs.cache.warm import ALL, THIS, Services
+from dsfs.cache.warmer import Warmer
+from dsfs.cache.warmfill import WarmFiller
 from dsfs.config import Config
 from dsfs.metrics import Metrics
 from dsfs.model.errors import DsfsError
@@ -48,6 +52,7 @@ from dsfs.storage.backing import BackingDirectory
 from dsfs.storage.generations import GenerationStore
 from dsfs.storage.known import refuse_if_gone, remember
 from dsfs.storage.rebuild import recover
+from dsfs.storage.requests import RequestFolder
 from dsfs.storage.residency import ResidencyIndex
 from dsfs.storage.statelock import state_lock
 from dsfs.storage.tidy import tidy_state
@@ -155,6 +160,7 @@ class Daemon:
             config.mount.owner.id,
             config.mount.group.id,
         )
+        self._build_warmer(opener)
         self.queries = Queries(
             self.library,
             opener,
@@ -163,6 +169,7 @@ class Daemon:
             backing,
             index,
             self.datasets,
+            self.warmer,
             config.mountpoint,
             config.source,
             config.memory.limit_bytes,
@@ -174,7 +181,20 @@ class Daemon:
             self.recovery.turn,
         )  # fmt: skip
         self.verbs = Verbs(self.queries, self.library, dropper, metrics, self.datasets, self.stop)
+        self.warm_verbs = WarmVerbs(self.warmer, self.library, config.mountpoint)
         self._connect_gauges()
+
+    def _build_warmer(self, opener: Opener) -> None:
+        warm_filler = WarmFiller(
+            self.fetcher, self.filler, self.memory, self.backing_pool, self.backing, self.config.origin.connections,
+            self.readahead.window_limit,
+        )  # fmt: skip
+        folders = {
+            THIS: RequestFolder(self.config.state_dir / "requests", lambda: None),
+            ALL: RequestFolder(self.backing.path / "requests", self.backing.space),
+        }
+        seed = random.SystemRandom().getrandbits(64)
+        self.warmer = Warmer(Services(self.library, opener, self.index, warm_filler, seed), folders)
 
     def _connect_gauges(self) -> None:
         self.metrics.backing_used_bytes.read_from(lambda: self.backing.used_bytes)
@@ -200,7 +220,9 @@ class Daemon:
             services.start_soon(self.readahead.serve)
             if self.index.was_unclean and not self.index.was_lost:
                 await services.start(self.recovery.run)
-            await services.start(ControlServer(self.config.control_socket, self.verbs.table()).serve)
+            await services.start(self.warmer.serve)
+            verbs = {**self.verbs.table(), **self.warm_verbs.table()}
+            await services.start(ControlServer(self.config.control_socket, verbs).serve)
             session = Session(
                 self.operations, self.config.mountpoint, allow_other=self.config.mount.allow_other
             )
@@ -265,6 +287,7 @@ class Daemon:
     async def _drain(self) -> bool:
         """Let what was fetched be filled, and tell the index; False if it did not all come to its end."""
         self.readahead.stop()
+        self.warmer.close()
         is_drained = False
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as nursery:

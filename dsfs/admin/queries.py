@@ -16,10 +16,12 @@ import trio
 
 from dsfs import __version__
 from dsfs.admin.targets import ANYTHING, FILE, VERSION, VERSIONS
+from dsfs.admin.warming import facts_of
 from dsfs.cache.datasets import Datasets
 from dsfs.cache.fill import Filler
 from dsfs.cache.library import Generation, Library, Version
 from dsfs.cache.open import Opener
+from dsfs.cache.warmer import Warmer
 from dsfs.model.blocks import pages
 from dsfs.model.errors import BackingError, DsfsError, NotFoundError
 from dsfs.storage.backing import BackingDirectory
@@ -50,6 +52,7 @@ class Queries:
     backing: BackingDirectory
     index: ResidencyIndex
     datasets: Datasets
+    warmer: Warmer
     mountpoint: Path
     config_path: Path
     memory_limit_bytes: int
@@ -95,6 +98,7 @@ class Queries:
             "backing": await self._backing(),
             "memory": {"limit_bytes": self.memory_limit_bytes, "used_bytes": self.buffered_bytes()},
             "versions": [await self._version(version) for version in versions],
+            "warms": [facts_of(warm) for warm in self.warmer.warms if not warm.is_over],
         }
 
     async def _versions(self, names: list[str]) -> list[Version]:

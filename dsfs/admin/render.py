@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dsfs.admin.warmlines import warm_line
 from dsfs.model.printable import printable
 from dsfs.model.quantity import format_duration, format_pct, format_size
 
@@ -79,6 +80,8 @@ class Page:
             "memory",
             f"{format_size(memory['used_bytes'])} of {format_size(memory['limit_bytes'])} in buffers",
         )
+        for warm in answer.get("warms") or []:
+            yield "warm", warm_line(warm)
 
     def _anomalies(self, version: Answer) -> None:
         name = f"{version['dataset']}/{version['version']}"

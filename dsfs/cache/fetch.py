@@ -92,7 +92,7 @@ class Fetcher:
         """
         while True:
             if run := segment.runs.get(first):
-                self._promote(run, first)
+                self._promote(run, first, Priority.READER)
                 self.metrics.flight_joins.add()
                 return run
             if error := segment.recent_error(first):
@@ -112,13 +112,23 @@ class Fetcher:
                     continue
             return self._start(segment, first, until, slot, Priority.READER, wanted=first)
 
-    def ahead(self, segment: ActiveSegment, first: int, end: int, run_blocks: int, discarding: Discarding) -> int:
+    def ahead(
+        self,
+        segment: ActiveSegment,
+        first: int,
+        end: int,
+        run_blocks: int,
+        discarding: Discarding,
+        priority: Priority = Priority.AHEAD,
+    ) -> int:
         """Start runs for what is missing in first..end-1, as long as memory is to be had.
 
-        Returns the block it came to.
+        What is queued less urgently is moved up.  Returns the block it came to.
         """
         blocks = segment.file.blocks
         while first < end:
+            if run := segment.runs.get(first):
+                self._promote(run, first, priority)
             if not segment.is_missing(first) or segment.recent_error(first):
                 first += 1
                 continue
@@ -126,7 +136,7 @@ class Fetcher:
             slot = self._try_memory_for(segment, extent(blocks, first, until)[1], discarding)
             if slot is None:
                 return first
-            self._start(segment, first, until, slot, Priority.AHEAD, wanted=-1)
+            self._start(segment, first, until, slot, priority, wanted=-1)
             first = until
         return end
 
@@ -142,7 +152,7 @@ class Fetcher:
         return block
 
     def _start(self, segment: ActiveSegment, first: int, end: int, slot: Slot, priority: Priority, wanted: int) -> Run:
-        run = Run(segment, first, end, slot)
+        run = Run(segment, first, end, slot, priority)
         for block in range(first, end):
             segment.runs[block] = run
             segment.failed.pop(block, None)
@@ -152,7 +162,7 @@ class Fetcher:
             # Of a pack only the wanted member is urgent: its neighbours come behind what other readers wait
             # for.
             urgent = piece.first <= wanted < piece.end
-            self._submit(piece, priority if urgent or wanted < 0 else Priority.AHEAD)
+            self._submit(piece, priority if urgent else run.unhurried)
         return run
 
     def _submit(self, piece: Piece, priority: Priority) -> None:
@@ -162,14 +172,11 @@ class Fetcher:
         piece.ticket = Ticket(partial(self._attempt, piece))
         lane.pool.submit(piece.ticket, priority)
 
-    def _promote(self, run: Run, block: int) -> None:
-        """A reader waits for `block`.
-
-        If its piece is still queued, it goes before everything that was only fetched ahead.
-        """
+    def _promote(self, run: Run, block: int, priority: Priority) -> None:
+        """`block` has become more urgent: if its piece is still queued, it goes before everything that is less."""
         ticket = run.piece_of(block).ticket
         if ticket is not None and ticket.is_queued:
-            self.lane(run.segment).pool.submit(ticket, Priority.READER)
+            self.lane(run.segment).pool.submit(ticket, priority)
 
     # ---------------------------------------------------------------- in a worker thread
 
@@ -236,7 +243,7 @@ class Fetcher:
 
     async def _again(self, piece: Piece, delay_s: float) -> None:
         await trio.sleep(delay_s)
-        self._submit(piece, Priority.READER if piece.waiters else Priority.AHEAD)
+        self._submit(piece, Priority.READER if piece.waiters else piece.run.unhurried)
 
     def _finished(self, run: Run) -> None:
         """One more piece is done or has failed."""

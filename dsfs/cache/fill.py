@@ -62,7 +62,12 @@ class Filler:
         self.in_flight += 1
         run.fill_ticket = Ticket(partial(self._fill, run, extents))
         self.memory.queued(run, partial(self._give_up, run, run.fill_ticket))
-        self.pool.submit(run.fill_ticket, Priority.AHEAD)
+        self.pool.submit(run.fill_ticket, run.unhurried)
+
+    def fill_again(self, run: Run) -> None:
+        """The run is in memory, and was not filled, or was dropped since."""
+        self.memory.unsettle(run)
+        self.fill(run)
 
     def _give_up(self, run: Run, ticket: Ticket) -> None:
         """Readers wait for room, and the backing directory is too slow."""

@@ -124,8 +124,7 @@ class Memory:
 
     def discard(self, run: Run) -> None:
         """Take a settled run out of memory."""
-        for runs in self._settled:
-            runs.pop(run, None)
+        self.unsettle(run)
         self._forget(run)
         self.give_back(run.slot)
 
@@ -147,6 +146,11 @@ class Memory:
         rest = Discarding.FILLED if run.filled else Discarding.SETTLED
         self._settled[Discarding.CONSUMED if run.consumed else rest][run] = None
         self._changed.unpark_all()
+
+    def unsettle(self, run: Run) -> None:
+        """A worker is to touch the run once more."""
+        for runs in self._settled:
+            runs.pop(run, None)
 
     def is_settled(self, run: Run) -> bool:
         return any(run in runs for runs in self._settled)

@@ -24,8 +24,9 @@ T = TypeVar("T")
 
 
 class Priority(IntEnum):
-    READER = 0
-    AHEAD = 1
+    READER = 0  # somebody waits
+    AHEAD = 1  # somebody will probably want it soon
+    WARM = 2  # somebody asked for it to be there one day
 
 
 class Ticket:

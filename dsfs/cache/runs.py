@@ -19,7 +19,7 @@ from typing import Protocol
 
 import trio
 
-from dsfs.cache.pool import Ticket
+from dsfs.cache.pool import Priority, Ticket
 from dsfs.cache.slot import Slot
 from dsfs.model.errors import DsfsError
 from dsfs.model.objects import ObjectRef
@@ -92,20 +92,22 @@ class Run:
 
     `users`: readers that wait for it or copy from it; `unfinished`: pieces neither done nor failed; `consumed`:
     readers had as many bytes as it has (READs of one stream come out of order, so its last byte tells nothing);
-    `filled`: all its blocks are resident; `length`: bytes of data, without the padding of a pack.
+    `filled`: all its blocks are resident; `length`: bytes of data, without the padding of a pack; `priority`: what it
+    was started with.
     """
 
     __slots__ = (
         "consumed", "delivered_bytes", "end", "fill_ticket", "filled", "first", "length", "offset", "pieces",
-        "segment", "slot", "unfinished", "users",
+        "priority", "segment", "slot", "unfinished", "users",
     )  # fmt: skip
 
-    def __init__(self, segment: ActiveSegment, first: int, end: int, slot: Slot) -> None:
+    def __init__(self, segment: ActiveSegment, first: int, end: int, slot: Slot, priority: Priority) -> None:
         self.segment = segment
         self.first = first
         self.end = end
         self.offset = segment.file.blocks.offset(first)
         self.slot = slot
+        self.priority = priority
         self.pieces = segment.source.pieces(self)
         self.length = sum(piece.length for piece in self.pieces)
         self.delivered_bytes = 0
@@ -114,6 +116,11 @@ class Run:
         self.consumed = False
         self.filled = False
         self.fill_ticket: Ticket | None = None
+
+    @property
+    def unhurried(self) -> Priority:
+        """How urgent is what of it no reader waits for."""
+        return max(Priority.AHEAD, self.priority)
 
     def piece_of(self, block: int) -> Piece:
         return self.pieces[0] if len(self.pieces) == 1 else self.pieces[block - self.first]

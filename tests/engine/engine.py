@@ -23,11 +23,15 @@ from dsfs.cache.pool import Bridge, Pool
 from dsfs.cache.read import OpenFile, Reader
 from dsfs.cache.recovery import Recovery
 from dsfs.cache.segments import SegmentTable
+from dsfs.cache.warm import ALL, THIS, Services
+from dsfs.cache.warmer import Warmer
+from dsfs.cache.warmfill import WarmFiller
 from dsfs.metrics import Metrics
 from dsfs.model.errors import NotFoundError
 from dsfs.storage.backing import BackingDirectory
 from dsfs.storage.generations import GenerationStore
 from dsfs.storage.origin import Origin
+from dsfs.storage.requests import RequestFolder
 from dsfs.storage.residency import ResidencyIndex
 
 T = TypeVar("T")
@@ -79,6 +83,8 @@ class Settings:
     inline: bool = True
     readahead: bool = True
     at_home: bool = False
+    seed: int = 1  # of the order in which this node warms
+    backing: Path | None = None  # shared with another engine
 
 
 class Engine:
@@ -90,7 +96,7 @@ class Engine:
         state = directory / "state"
         state.mkdir(parents=True, exist_ok=True)
         self.metrics = Metrics()
-        self.backing = BackingDirectory(directory / "backing", settings.limit_bytes, lambda size: 0)
+        self.backing = BackingDirectory(settings.backing or directory / "backing", settings.limit_bytes, lambda size: 0)
         self.index = ResidencyIndex(state / "residency.mdb", self.backing.cluster)
         self.backing.used_bytes = self.index.total_bytes()
         bridge = Bridge()
@@ -114,6 +120,15 @@ class Engine:
             self.fetcher, self.filler, self.readahead, self.memory, self.resident_memory, self.backing_pool,
             self.metrics, inline=settings.inline,
         )  # fmt: skip
+        self.warm_filler = WarmFiller(
+            self.fetcher, self.filler, self.memory, self.backing_pool, self.backing, settings.connections,
+            self.readahead.window_limit,
+        )  # fmt: skip
+        folders = {
+            THIS: RequestFolder(state / "requests", lambda: None),
+            ALL: RequestFolder(self.backing.path / "requests", self.backing.space),
+        }
+        self.warmer = Warmer(Services(self.library, self.opener, self.index, self.warm_filler, settings.seed), folders)
         self.recovery = Recovery(self.index, self.backing, self.segments, self.filler)
         self.dropper = Dropper(
             self.library, self.segments, self.filler, self.memory, self.backing, self.index, self.backing_pool,
@@ -169,8 +184,10 @@ async def running(directory: Path, origin: Origin, settings: Settings | None = N
             services.start_soon(engine.filler.keep_index)
             if settings.readahead:
                 services.start_soon(engine.readahead.serve)
+            await services.start(engine.warmer.serve)
             yield engine
             engine.readahead.stop()
+            engine.warmer.close()
             with trio.fail_after(20):
                 await engine.settle()
         finally:

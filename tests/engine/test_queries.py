@@ -38,7 +38,7 @@ def queries_of(engine: Engine) -> Queries:
     datasets = cast(Datasets, SimpleNamespace(origins=[engine.origin], count=lambda: None))
     return Queries(
         engine.library, engine.opener, engine.filler, lambda: engine.memory.used_bytes, engine.backing, engine.index,
-        datasets, Path("/mnt"), Path("/etc/dsfs.toml"), engine.settings.memory_bytes,
+        datasets, engine.warmer, Path("/mnt"), Path("/etc/dsfs.toml"), engine.settings.memory_bytes,
     )  # fmt: skip
 
 
