@@ -131,6 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_lifecycle(commands, which, either)
     _add_questions(commands, [either, as_json])
+    _add_warm(commands, [either, as_json])
     _add_config(commands, [which, as_json])
     return parser
 
@@ -178,6 +179,23 @@ def _add_questions(commands: Any, parents: Sequence[argparse.ArgumentParser]) ->
     for command in (drop, refresh):
         command.add_argument("target", metavar="NAME/VERSION", help="or a path of the mount")
     _command(commands, "metrics", _metrics, "all counters, in the Prometheus text format", parents)
+
+
+def _add_warm(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> None:
+    warm = _command(commands, "warm", _warm, "make a version resident ahead of its use, or see and stop that", parents)
+    warm.add_argument("target", nargs="?", metavar="NAME/VERSION", help="or a path of the mount")
+    warm.add_argument(
+        "--path", metavar="GLOB", help='only these files, such as "train/**/*.jpg"; a directory is all below it'
+    )
+    warm.add_argument(
+        "--nodes", choices=("all", "this"), default="this", help="who does it: all nodes together, or this one (this)"
+    )
+    warm.add_argument("--wait", action="store_true", help="until it is done; 0 only if all of it is resident then")
+    warm.add_argument(
+        "--patience", type=_duration, default=300.0, metavar="T", help="with --wait: so long without progress (5m)"
+    )
+    warm.add_argument("--list", action="store_true", help="show those under way, and the last that have ended")
+    warm.add_argument("--stop", action="store_true", help="end those of NAME/VERSION, on all nodes")
 
 
 def _add_config(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> None:
@@ -322,6 +340,21 @@ def _refresh(args: argparse.Namespace) -> str:
     change = f"instead of {answer['previous']}" if answer["changed"] else "as before"
     held = f"generation {answer['generation']} {change}, {answer['files']:,} files, {answer['bytes']:,} bytes"
     return printable(f"{answer['dataset']}/{answer['version']}: {held}") + "\n"
+
+
+def _warm(args: argparse.Namespace) -> str:
+    from dsfs.admin.follow import begin, listed, stopped
+
+    if not args.target and not args.list:
+        raise UsageError("expected NAME/VERSION, or --list (see dsfs warm --help)")
+    client, mountpoint = _daemon(args)
+    if args.list:
+        return listed(client, as_json=args.json)
+    target = _version_in_mount(args.target, mountpoint)
+    if args.stop:
+        return stopped(client, target, as_json=args.json)
+    asked = {"target": target, "path": args.path, "nodes": args.nodes}
+    return begin(client, asked, _print, as_json=args.json, patience_s=args.patience if args.wait else None)
 
 
 def _metrics(args: argparse.Namespace) -> str:

@@ -5,98 +5,19 @@ import json
 import os
 import subprocess
 import sys
-import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
-import trio
 
 from dsfs import cli
-from dsfs.admin.control import ControlServer, Verb
 from dsfs.admin.launch import StartError
 from dsfs.config import Config, load
 from dsfs.logs import LogWriter
 from dsfs.model.errors import BusyError, DsfsError, NotFoundError, UsageError
-
-NOW_S = 1_800_000_000.0
-STATUS = {
-    "daemon": {
-        "pid": 7,
-        "version": "0.1.0",
-        "mountpoint": "/datasets",
-        "config": "/etc/dsfs/dsfs.toml",
-        "started_s": NOW_S - 7200,
-        "state": "ready",
-    },
-    "backing": {
-        "path": "/mnt/dsfs",
-        "state": "ok",
-        "limit_bytes": 2**41,
-        "used_bytes": 0,
-        "floor_bytes": 0,
-        "free_bytes": 2**41,
-    },
-    "memory": {"limit_bytes": 2**29, "used_bytes": 0},
-}
-V1 = {"dataset": "speech", "version": "v1"}
-WHY = {
-    "path": "speech/v1/a",
-    "dataset": "speech",
-    "version": "v1",
-    "generation": "0123",
-    "object": {"url": "s3://lake/speech/v1/a", "size": 0},
-    "segment": None,
-    "extent": None,
-    "blocks": None,
-}
-
-
-class FakeDaemon:
-    """A control server in a thread of its own; `asked` is what it was asked."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.asked: list[tuple[str, dict[str, Any]]] = []
-        self.answers: dict[str, object] = {
-            "status": STATUS,
-            "ls": {"entries": [{"name": "speech", "kind": "dataset"}]},
-            "why": WHY,
-            "drop": V1 | {"dropped_bytes": 4096, "segments": 2},
-            "refresh": V1 | {"changed": True, "generation": "new", "previous": "old", "files": 3, "bytes": 9},
-            "metrics": {"text": "dsfs_fill_bytes_total 5\n"},
-        }
-        self._ready = threading.Event()
-
-    def __enter__(self) -> "FakeDaemon":
-        self._thread = threading.Thread(target=trio.run, args=(self._main,))
-        self._thread.start()
-        assert self._ready.wait(10)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        trio.from_thread.run_sync(self._scope.cancel, trio_token=self._token)
-        self._thread.join()
-
-    async def _main(self) -> None:
-        verbs = {name: Verb(self._verb(name), changes=False) for name in self.answers}
-        with trio.CancelScope() as self._scope:
-            self._token = trio.lowlevel.current_trio_token()
-            async with trio.open_nursery() as nursery:
-                await nursery.start(ControlServer(self.path, verbs).serve)
-                self._ready.set()
-
-    def _verb(self, name: str) -> Callable[[dict[str, Any]], Awaitable[object]]:
-        async def run(args: dict[str, Any]) -> object:
-            self.asked.append((name, args))
-            answer = self.answers[name]
-            if isinstance(answer, Exception):
-                raise answer
-            return answer
-
-        return run
+from tests.unit.fake_daemon import NOW_S, WARM, FakeDaemon
 
 
 @pytest.fixture
@@ -140,6 +61,9 @@ def test_reading_verbs_print_pages_for_people(page_of: Callable[..., str]) -> No
 def test_changes_say_what_they_did(page_of: Callable[..., str]) -> None:
     assert page_of("drop", "speech/v1/") == "speech/v1: 4,096 bytes of 2 segments dropped\n"
     assert page_of("refresh", "speech/v1") == "speech/v1: generation new instead of old, 3 files, 9 bytes\n"
+    assert page_of("warm", "speech/v1") == "speech/v1: incomplete, 25.0 % of 4.00 KiB (drifted)\n"
+    assert page_of("warm", "--stop", "speech/v1") == "speech/v1: 2 stopped\n"
+    assert page_of("warm", "--list").splitlines()[1] == "3.00 KiB missing: drifted"
     assert page_of("metrics") == "dsfs_fill_bytes_total 5\n"
 
 
@@ -154,6 +78,13 @@ def test_changes_say_what_they_did(page_of: Callable[..., str]) -> None:
         (["drop", "speech/v1"], ("drop", {"target": "speech/v1"})),
         (["refresh", "speech/v1"], ("refresh", {"target": "speech/v1"})),
         (["metrics"], ("metrics", {})),
+        (["warm", "speech/v1"], ("warm", {"target": "speech/v1", "path": None, "nodes": "this"})),
+        (
+            ["warm", "speech/v1", "--path", "a/*", "--nodes", "all"],
+            ("warm", {"target": "speech/v1", "path": "a/*", "nodes": "all"}),
+        ),
+        (["warm", "--list"], ("warms", {})),
+        (["warm", "--stop", "speech/v1"], ("warm_stop", {"target": "speech/v1"})),
     ],
 )
 def test_json_is_what_the_daemon_answered(
@@ -182,6 +113,18 @@ def test_version_may_be_a_path_of_the_mount(
     page_of(verb, "speech/v1")  # where a relative path would be none of a version
     asked = [args["target"] for _, args in daemon.asked]
     assert asked == [str(deep), str(deep), str(deep), "speech/v1"]
+
+
+def test_warm_that_is_waited_for_and_does_not_complete_is_a_failure(
+    daemon: FakeDaemon, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["warm", "speech/v1", "--wait", "--socket", str(daemon.path)]
+    assert cli.main(command) == 1
+    assert capsys.readouterr().err == (
+        "dsfs: speech/v1: incomplete, 25.0 % of 4.00 KiB (drifted)\ndsfs: 3.00 KiB missing: drifted\n"
+    )
+    daemon.answers["warm"] = WARM | {"state": "complete", "missing": []}
+    assert cli.main(command) == 0
 
 
 def test_path_inside_the_mount_may_be_relative_or_behind_a_link(
@@ -229,6 +172,7 @@ def test_without_a_daemon_the_code_is_its_own(config: Path, capsys: pytest.Captu
     ("arguments", "message"),
     [
         (["drop"], "the following arguments are required: NAME/VERSION (see dsfs drop --help)"),
+        (["warm", "--stop"], "expected NAME/VERSION, or --list (see dsfs warm --help)"),
         (["mount", "--timeout", "5"], "argument --timeout: '5': expected a duration with its unit"),
         (["ls", "--config", "a", "--socket", "b"], "not allowed with argument"),
         ([], "the following arguments are required: COMMAND (see dsfs --help)"),
