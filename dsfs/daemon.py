@@ -26,10 +26,12 @@ from dsfs.admin.notify import Notifier
 from dsfs.admin.queries import Queries
 from dsfs.admin.verbs import Verbs
 from dsfs.cache.ahead import Readahead
+from dsfs.cache.claims import Claims
 from dsfs.cache.datasets import Datasets
 from dsfs.cache.drop import Dropper
 from dsfs.cache.fetch import Fetcher
 from dsfs.cache.fill import Filler
+from dsfs.cache.health import BackingHealth
 from dsfs.cache.library import Library
 from dsfs.cache.memory import Memory, shares
 from dsfs.cache.open import Opener
@@ -40,6 +42,7 @@ from dsfs.cache.segments import SegmentTable
 from dsfs.config import Config
 from dsfs.metrics import Metrics
 from dsfs.model.errors import DsfsError
+from dsfs.model.health import Health
 from dsfs.mount.mountpoint import prepare_mountpoint
 from dsfs.mount.operations import Operations
 from dsfs.mount.session import Session
@@ -54,6 +57,8 @@ from dsfs.storage.tidy import tidy_state
 log = logging.getLogger(__name__)
 
 BACKING_THREADS = 16  # reads and fills at once: few enough to leave an NFS client's slots to others
+CLAIMS_THREADS = 4
+SEALING_THREADS = 2  # each may read a whole segment
 REQUESTS_END_S = 2.0  # requests at work may take so long to end after the first signal
 M_ARENA_MAX = -8  # of malloc.h
 DRAIN_S = 10.0  # and queued fills so long
@@ -108,17 +113,33 @@ class Daemon:
         bridge = Bridge()
         self.origin_pool = Pool("origin", config.origin.connections, bridge)
         self.backing_pool = Pool("backing", BACKING_THREADS, bridge)
+        self.sealing_pool = Pool("sealing", SEALING_THREADS, bridge)
+        self.claims_pool = Pool("claims", CLAIMS_THREADS, bridge)
+        self.health = BackingHealth(Health(config.backing.timeout_s), bridge, backing.probe)
+        claims = Claims(
+            self.claims_pool,
+            bridge,
+            backing,
+            self.health,
+            services,
+            metrics,
+            config.origin.timeout_s / 3,
+            random.Random(),
+        )
         self.memory, self.resident_memory = (
             Memory(share_bytes, lambda run: run.segment.forget(run))
             for share_bytes in shares(config.memory.limit_bytes, config.origin.connections)
         )
-        self.filler = Filler(self.memory, self.backing_pool, bridge, backing, index, metrics)
-        self.segments = SegmentTable(backing, self.backing_pool, self.filler)
+        self.filler = Filler(
+            self.memory, self.backing_pool, self.sealing_pool, bridge, backing, self.health, claims, index, metrics
+        )
+        self.segments = SegmentTable(backing, self.backing_pool, self.health, self.filler)
         self.fetcher = Fetcher(
             self.memory,
             self.origin_pool,
             bridge,
             self.filler,
+            claims,
             services,
             metrics,
             config.origin.timeout_s,
@@ -141,6 +162,7 @@ class Daemon:
             self.memory,
             self.resident_memory,
             self.backing_pool,
+            self.health,
             metrics,
             inline=not backing.file_system.is_network,
         )
@@ -160,6 +182,7 @@ class Daemon:
             self.filler,
             self._buffered_bytes,
             backing,
+            self.health,
             index,
             self.datasets,
             config.mountpoint,
@@ -198,6 +221,7 @@ class Daemon:
             services.start_soon(self._watch_signals)
             services.start_soon(self.filler.keep_index)
             services.start_soon(self.readahead.serve)
+            services.start_soon(self.health.serve)
             if self.index.was_unclean and not self.index.was_lost:
                 await services.start(self.recovery.run)
             await services.start(ControlServer(self.config.control_socket, self.verbs.table()).serve)
@@ -279,6 +303,8 @@ class Daemon:
                 nursery.cancel_scope.cancel()
         self.origin_pool.close()
         self.backing_pool.close()
+        self.sealing_pool.close()
+        self.claims_pool.close()
         return is_drained and not scope.cancelled_caught
 
     async def _cancel_when_hurried(self, scope: trio.CancelScope) -> None:

@@ -1,8 +1,8 @@
 """Fetch: origin -> memory, each block once for all who want it, with the one place of retries.
 
-A want starts a run (or finds one in flight: single-flight is `segment.runs`), its pieces go to the origin's
-pool as tickets, and readers wait on a piece until their bytes are in the slot, not until it is whole.  A
-complete run goes to the filler.
+A want starts a run (or finds one in flight: single-flight is `segment.runs`).  Once the run is claimed its pieces go to
+the origin's pool as tickets, and readers wait on a piece until their bytes are in the slot, not until it is whole.  A
+complete run goes to the filler.  A run that another node has, or had, is let go: its readers look again.
 
 Concurrency: the trio thread decides everything; a worker thread makes one attempt at one piece and posts how
 it ended.  A piece that fails for the time being is submitted again after a delay; the run and its waiters
@@ -20,6 +20,7 @@ from functools import partial
 
 import trio
 
+from dsfs.cache.claims import Claims
 from dsfs.cache.fill import Filler
 from dsfs.cache.memory import Discarding, Memory
 from dsfs.cache.pool import Bridge, Pool, Priority, Ticket
@@ -29,9 +30,11 @@ from dsfs.metrics import Metrics
 from dsfs.model.blocks import extent
 from dsfs.model.errors import DriftedError, DsfsError, OriginTemporaryError, OriginTimeoutError
 from dsfs.model.retry import retry_delay_s
+from dsfs.storage.claim import Claim
 
 log = logging.getLogger(__name__)
 
+NOBODY = -1  # no block: nobody waits
 AHEAD_ATTEMPTS = 3  # nobody waits for these bytes yet; a reader who comes starts anew
 
 
@@ -59,14 +62,15 @@ class Patience:
 class Fetcher:
     """Starts runs, repeats failed pieces, and hands complete runs to the filler.
 
-    INVARIANT: `in_flight` is the number of runs that wait for the origin, `under_way` that of the pieces which are
-    queued or in the hands of a thread.
+    INVARIANT: `in_flight` is the number of runs that wait for a claim or for the origin, `under_way` that of their
+    pieces which are queued or in the hands of a thread.
     """
 
     memory: Memory
     pool: Pool
     bridge: Bridge
     filler: Filler
+    claims: Claims
     nursery: trio.Nursery
     metrics: Metrics
     timeout_s: float
@@ -112,7 +116,7 @@ class Fetcher:
                 if is_taken or self._free_until(segment, first, end, force=force) != until:
                     self.memory.give_back(slot)
                     continue
-            return self._start(segment, first, until, slot, Priority.READER, wanted=first)
+            return self._start(segment, first, until, slot, wanted=first, force=force)
 
     def ahead(self, segment: ActiveSegment, first: int, end: int, run_blocks: int, discarding: Discarding) -> int:
         """Start runs for what is missing in first..end-1, as long as memory is to be had.
@@ -128,7 +132,7 @@ class Fetcher:
             slot = self.memory.try_take(extent(blocks, first, until)[1], discarding)
             if slot is None:
                 return first
-            self._start(segment, first, until, slot, Priority.AHEAD, wanted=-1)
+            self._start(segment, first, until, slot)
             first = until
         return end
 
@@ -143,18 +147,61 @@ class Fetcher:
             block += 1
         return block
 
-    def _start(self, segment: ActiveSegment, first: int, end: int, slot: Slot, priority: Priority, wanted: int) -> Run:
+    def _start(
+        self, segment: ActiveSegment, first: int, end: int, slot: Slot, *, wanted: int = NOBODY, force: bool = False
+    ) -> Run:
+        """Begin a run; a reader waits for the block `wanted`.  With `force` no other node is asked."""
         run = Run(segment, first, end, slot)
         for block in range(first, end):
             segment.runs[block] = run
             segment.failed.pop(block, None)
         self.in_flight += 1
-        for piece in run.pieces:
-            # Of a pack only the wanted member is urgent: its neighbours come behind what other readers wait
-            # for.
-            urgent = piece.first <= wanted < piece.end
-            self._submit(piece, priority if urgent or wanted < 0 else Priority.AHEAD)
+        self.under_way += len(run.pieces)
+        segment.unfilled_runs += 1
+        if force:
+            self._fetch(run, wanted)
+        else:
+            priority = Priority.AHEAD if wanted == NOBODY else Priority.READER
+            self.claims.ask(run, priority, partial(self._claimed, wanted=wanted))
         return run
+
+    def _claimed(self, run: Run, answer: Claim | None, *, wanted: int) -> None:
+        """The other nodes have been asked; None = there are no claims now."""
+        segment = run.segment
+        if answer in (Claim.GRANTED, None) and not any(segment.file.presence[run.first : run.end]):
+            self._fetch(run, wanted)
+            return
+        self._let_go(run)
+        self.filler.found(segment)
+        if answer not in (Claim.HELD, Claim.RESIDENT) and not run.is_wanted:  # else readers see to what is missing
+            self.ahead(segment, run.first, run.end, run.end - run.first, Discarding.CONSUMED)
+
+    def _fetch(self, run: Run, wanted: int) -> None:
+        """Ask the origin for the run."""
+        self.under_way -= len(run.pieces)
+        for piece in run.pieces:
+            # Of a pack only the wanted member is urgent: its neighbours come behind what other readers wait for.
+            is_urgent = piece.waiters or piece.first <= wanted < piece.end
+            self._submit(piece, Priority.READER if is_urgent else Priority.AHEAD)
+
+    def _let_go(self, run: Run) -> None:
+        """The run will not be fetched: another node has some of it, or is at it."""
+        self.claims.release(run)
+        self.under_way -= len(run.pieces)
+        self._fewer.unpark_all()
+        run.segment.forget(run)
+        for piece in run.pieces:
+            piece.is_elsewhere = True
+            piece.wake()
+        self.memory.give_back(run.slot)
+        run.segment.unfilled_runs -= 1
+        self._left()
+
+    def _left(self) -> None:
+        """A run waits for the origin no longer."""
+        self.in_flight -= 1
+        if not self.in_flight:
+            self._idle.unpark_all()
 
     def _submit(self, piece: Piece, priority: Priority) -> None:
         self.under_way += 1
@@ -165,11 +212,14 @@ class Fetcher:
     def _promote(self, run: Run, block: int) -> None:
         """A reader waits for `block`.
 
-        If its piece is still queued, it goes before everything that was only fetched ahead.
+        If its piece is still queued, or its run is not claimed yet, it goes before everything that was only fetched
+        ahead.
         """
         ticket = run.piece_of(block).ticket
         if ticket is not None and ticket.is_queued:
             self.pool.submit(ticket, Priority.READER)
+        elif ticket is None:
+            self.claims.promote(run)
 
     # ---------------------------------------------------------------- in a worker thread
 
@@ -205,6 +255,7 @@ class Fetcher:
         self._fewer.unpark_all()
         self.metrics.fetch_seconds.observe(seconds)
         if error is None:
+            self.claims.fetched(seconds)
             piece.is_done = True
             segment.last_fetch = LastFetch(time.time(), piece.length, seconds, piece.attempts)
             segment.remember(piece.first, piece.end, None)
@@ -243,13 +294,14 @@ class Fetcher:
         """One more piece is done or has failed."""
         run.unfinished -= 1
         if run.unfinished == 0:
-            self.in_flight -= 1
             self.filler.fill(run)
-            if not self.in_flight:
-                self._idle.unpark_all()
+            self._left()
 
     async def wait_for(self, piece: Piece, need: int, patience: Patience) -> None:
-        """Wait until the first `need` bytes of the piece are there; OriginError if they do not come in time."""
+        """Wait until the first `need` bytes of the piece are there, or are found to be elsewhere.
+
+        OriginError if they do not come in time.
+        """
         if piece.got >= need:
             return
         segment = piece.run.segment

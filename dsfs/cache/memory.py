@@ -141,6 +141,11 @@ class Memory:
         """The run waits to be filled; `give_up` lets it go unfilled (and settles it)."""
         self._queued_fills[run] = (trio.current_time(), give_up)
 
+    def give_up_fills(self) -> None:
+        """Let every queued fill go: the backing directory does not answer."""
+        for _, give_up in list(self._queued_fills.values()):
+            give_up()
+
     def settle(self, run: Run) -> None:
         """No worker touches the run any more."""
         self._queued_fills.pop(run, None)

@@ -14,7 +14,8 @@ INVARIANT: `segment.runs[b] is run` implies run.first <= b < run.end, and the ru
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import trio
@@ -34,12 +35,12 @@ class Piece:
     """`length` bytes of `obj` from `object_offset`, for the blocks first..end-1.
 
     They go to offset `at` of the run's slot.  `fault`: how the last attempt failed, if one did; `error`: why the
-    piece will never come.
+    piece will never come; `is_elsewhere`: it will not come either, for another node has it or had it: look again.
     """
 
     __slots__ = (
-        "at", "attempts", "end", "error", "fault", "first", "got", "is_done", "length", "obj", "object_offset", "run",
-        "ticket", "waiters",
+        "at", "attempts", "end", "error", "fault", "first", "got", "is_done", "is_elsewhere", "length", "obj",
+        "object_offset", "run", "ticket", "waiters",
     )  # fmt: skip
 
     def __init__(
@@ -55,14 +56,18 @@ class Piece:
         self.got = 0
         self.attempts = 0
         self.is_done = False
+        self.is_elsewhere = False
         self.fault: DsfsError | None = None
         self.error: DsfsError | None = None
         self.ticket: Ticket | None = None
         self.waiters: list[tuple[int, trio.lowlevel.Task]] = []
 
     async def wait_got(self, need: int) -> None:
-        """Wait until the first `need` bytes are in the slot; raises the error if they never will be."""
-        while self.got < need:
+        """Wait until the first `need` bytes are in the slot, or are found to be elsewhere.
+
+        Raises the error if they never will be there.
+        """
+        while self.got < need and not self.is_elsewhere:
             if self.error is not None:
                 raise self.error.with_traceback(None)
             waiter = (need, trio.lowlevel.current_task())
@@ -80,7 +85,7 @@ class Piece:
     def wake(self) -> None:
         """Go on with those who have what they waited for (all, after an error)."""
         if self.waiters:
-            got = self.length if self.error is not None else self.got
+            got = self.length if self.error is not None or self.is_elsewhere else self.got
             ready = [waiter for waiter in self.waiters if waiter[0] <= got]
             self.waiters = [waiter for waiter in self.waiters if waiter[0] > got]
             for _, task in ready:
@@ -92,12 +97,13 @@ class Run:
 
     `users`: readers that wait for it or copy from it; `unfinished`: pieces neither done nor failed; `consumed`:
     readers had as many bytes as it has (READs of one stream come out of order, so its last byte tells nothing);
-    `filled`: all its blocks are resident; `length`: bytes of data, without the padding of a pack.
+    `filled`: all its blocks are resident; `length`: bytes of data, without the padding of a pack; `held_since_s`: since
+    when another node has a claim on it, which was asked for `refusals` times.
     """
 
     __slots__ = (
-        "consumed", "delivered_bytes", "end", "fill_ticket", "filled", "first", "length", "offset", "pieces",
-        "segment", "slot", "unfinished", "users",
+        "consumed", "delivered_bytes", "end", "fill_ticket", "filled", "first", "held_since_s",
+        "is_claimed", "length", "offset", "pieces", "refusals", "segment", "slot", "unfinished", "users",
     )  # fmt: skip
 
     def __init__(self, segment: ActiveSegment, first: int, end: int, slot: Slot) -> None:
@@ -114,6 +120,14 @@ class Run:
         self.consumed = False
         self.filled = False
         self.fill_ticket: Ticket | None = None
+        self.is_claimed = False
+        self.held_since_s: float | None = None
+        self.refusals = 0
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether a reader waits for it."""
+        return any(piece.waiters for piece in self.pieces)
 
     def piece_of(self, block: int) -> Piece:
         return self.pieces[0] if len(self.pieces) == 1 else self.pieces[block - self.first]
@@ -144,17 +158,37 @@ class LastFetch:
     attempts: int
 
 
+@dataclass(slots=True)
+class Others:
+    """What is known of the other nodes at one segment; see claims.py.
+
+    `unclaimed`: runs that they are to be asked about, by the thread that has `ticket`; `released`: blocks whose claims
+    are to be given up before; `news_s`: when blocks were last learned from them, of which there were `learned_blocks`;
+    `distrusted_until_s`: until then nobody waits for their claims.
+    """
+
+    unclaimed: deque[Run] = field(default_factory=deque)
+    released: deque[tuple[int, int]] = field(default_factory=deque)
+    ticket: Ticket | None = None
+    learned_blocks: int = 0
+    news_s: float = 0.0
+    distrusted_until_s: float = 0.0
+
+
 class ActiveSegment:
     """A segment in use.
 
     `users`: open files and reads; `misses`: how often one of its blocks was wanted and not there;
     `accounted_bytes`: what of it is counted in the backing directory's account; `is_counted`: that has begun;
-    `is_touched`: a reader was in this pack; `is_wished`: all of it is to be fetched.
+    `is_touched`: a reader was in this pack; `is_wished`: all of it is to be fetched; `unfilled_runs`: runs on their way
+    from the question for a claim to the end of their fill; `looked_s`: when it was last looked what other nodes have
+    filled; `is_sealing`: a thread is at the seal; `wants_seal`: once more after it.
     """
 
     __slots__ = (
-        "accounted_bytes", "failed", "file", "identity", "is_counted", "is_touched", "is_wished", "last_error",
-        "last_fetch", "misses", "runs", "source", "users",
+        "accounted_bytes", "failed", "file", "identity", "is_counted", "is_sealing", "is_touched", "is_wished",
+        "last_error", "last_fetch", "looked_s", "misses", "others", "runs", "source", "unfilled_runs", "users",
+        "wants_seal",
     )  # fmt: skip
 
     def __init__(self, file: SegmentFile, source: Source) -> None:
@@ -168,6 +202,10 @@ class ActiveSegment:
         self.is_counted = False
         self.is_touched = False
         self.is_wished = False
+        self.is_sealing = self.wants_seal = False
+        self.unfilled_runs = 0
+        self.looked_s = 0.0
+        self.others = Others()
         self.failed: dict[int, tuple[float, DsfsError]] = {}
         self.last_fetch: LastFetch | None = None
         self.last_error: tuple[float, str] | None = None

@@ -173,6 +173,11 @@ class BackingDirectory:
                 self._refused_bytes = 1
             self._reserved_bytes += length
 
+    def check_room(self, length: int) -> None:
+        """NoRoomError if `reserve` would refuse.  Waits for the file system, as that does."""
+        self.reserve(length)
+        self.release(length)
+
     def _refusal(self, length: int, measured: Statvfs) -> str:
         """Why there is no room for `length` bytes; "" if there is."""
         if self.used_bytes + self._reserved_bytes + length > self.limit_bytes:
@@ -221,6 +226,10 @@ class BackingDirectory:
             return f"backing directory not usable: {exc.strerror}"
         with self._lock:
             return self._pause.reason or self._refusal(self._refused_bytes, measured)
+
+    def probe(self) -> None:
+        """Ask the server something that no client answers by itself; OSError if it says no.  Waits for it."""
+        os.statvfs(self.path)
 
     def space(self) -> tuple[int, int, int]:
         """(total, free, floor) in bytes; OSError if the directory is gone.  Waits for the file system."""

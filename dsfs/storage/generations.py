@@ -20,7 +20,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from dsfs.storage.faultpoint import reach
-from dsfs.storage.filesystem import NEW, is_abandoned, replace_file
+from dsfs.storage.filesystem import is_abandoned, replace_file, unfinished
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ class GenerationStore:
         known = [*_generations(here), *_generations(there)]
         sequence = max((placed.sequence for placed in known), default=0) + 1
         described = {**summary, "sequence": sequence, "size": built.stat().st_size, "digest": _digest(built)}
-        new = here / f"{generation}{NEW}"
+        new = unfinished(here / generation)
         try:
             reach("generation.add")
             shutil.rmtree(new, ignore_errors=True)
@@ -123,7 +123,7 @@ class GenerationStore:
 
 
 def _copy(placed: PlacedGeneration, folder: Path) -> PlacedGeneration:
-    new = folder / f"{placed.generation}{NEW}"
+    new = unfinished(folder / placed.generation)
     try:
         reach("generation.copy")
         shutil.rmtree(new, ignore_errors=True)
