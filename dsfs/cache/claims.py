@@ -93,7 +93,7 @@ class Claims:
             return
         if not self.can_lock and trio.current_time() >= self._no_locks_until_s:
             self.can_lock = True
-        self._asked[run] = _Question(answered, self.health.clock())
+        self._asked[run] = _Question(answered, trio.current_time())
         self._queue(run, priority)
 
     def promote(self, run: Run) -> None:
@@ -231,7 +231,7 @@ class Claims:
 
     def _give_up_late(self) -> None:
         """Questions that are not answered in time: a server that has just started may hold one for a minute."""
-        health, now_s = self.health.health, self.health.clock()
+        health, now_s = self.health.health, trio.current_time()
         began = [(run, question.began_s) for run, question in self._asked.items()]
         self._give_up([run for run, began_s in began if began_s is not None and health.is_late(began_s, now_s)])
 

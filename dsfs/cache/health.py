@@ -11,7 +11,6 @@ Concurrency: the trio thread; a probe runs in a thread of its own, one at a time
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -38,14 +37,13 @@ class BackingHealth:
     health: Health
     bridge: Bridge
     probe: Callable[[], object]
-    clock: Callable[[], float] = time.monotonic
     on_silent: list[Callable[[], None]] = field(default_factory=list)
     on_look: list[Callable[[], None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._waiting: set[trio.CancelScope] = set()
         self._probe_began_s: float | None = None
-        self._probed_s = self.clock()
+        self._probed_s = trio.current_time()
 
     @property
     def is_ok(self) -> bool:
@@ -53,13 +51,13 @@ class BackingHealth:
 
     @property
     def condition(self) -> Condition:
-        return self.health.condition(self.clock())
+        return self.health.condition(trio.current_time())
 
     @property
     def reason(self) -> str:
         """Since when it has not answered; "" while it is ok."""
         since_s = self.health.since_s
-        return "" if since_s is None else f"it has not answered for {self.clock() - since_s:.0f} s"
+        return "" if since_s is None else f"it has not answered for {trio.current_time() - since_s:.0f} s"
 
     @contextmanager
     def patience(self) -> Iterator[None]:
@@ -89,7 +87,7 @@ class BackingHealth:
 
     def look(self) -> None:
         """Notice that the probe is late; begin one if it is time for it."""
-        now_s = self.clock()
+        now_s = trio.current_time()
         began_s = self._probe_began_s
         if began_s is not None and self.health.is_late(began_s, now_s) and self.health.late(began_s):
             self._became_silent()
@@ -116,7 +114,7 @@ class BackingHealth:
         self.bridge.post(lambda: self._probed(began_s))
 
     def _probed(self, began_s: float) -> None:
-        now_s = self.clock()
+        now_s = trio.current_time()
         self._probe_began_s, self._probed_s = None, now_s
         silent_s = 0.0 if self.health.since_s is None else now_s - self.health.since_s
         if self.health.probed(began_s, now_s):

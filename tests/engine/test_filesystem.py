@@ -12,6 +12,7 @@ import pytest
 
 from dsfs.model.blocks import PAGE
 from dsfs.storage.filesystem import NEW, DirectFile, FileSystem, file_system_of, is_abandoned, remove, replace_file
+from tests.engine.faults import Faults
 from tests.engine.segment_sample import medium, page_aligned
 from tests.engine.stopping import DiedError, stopping_at
 
@@ -90,10 +91,11 @@ def test_invalid_argument_of_a_buffered_file_is_an_error(file: DirectFile) -> No
         file.write(buffer_with(CONTENT), 5 * PAGE, 0)
 
 
-def test_file_that_cannot_be_given_its_size_is_not_left_open(folder: Path) -> None:
+def test_file_that_cannot_be_given_its_size_is_not_left_open(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Faults(monkeypatch).fail("direct.resize", errno.ENOSPC)
     before = len(os.listdir("/proc/self/fd"))
-    with pytest.raises(OSError, match="Invalid argument"):
-        DirectFile(folder / "other", size=-1)
+    with pytest.raises(OSError, match="No space"):
+        DirectFile(folder / "other", size=PAGE)
     assert len(os.listdir("/proc/self/fd")) == before
 
 

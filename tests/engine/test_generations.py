@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dsfs.storage import filesystem, generations
+from dsfs.storage import filesystem
 from dsfs.storage.generations import CATALOG, SUMMARY, GenerationStore, PlacedGeneration
 from tests.engine.segment_sample import flip
 from tests.engine.stopping import DiedError, stopping_at
@@ -56,8 +56,7 @@ def node(tmp_path: Path) -> Node:
 
 def restart(monkeypatch: pytest.MonkeyPatch, token: str) -> None:
     """Names of what is not complete yet are other ones in another process."""
-    for module in (filesystem, generations):
-        monkeypatch.setattr(module, "NEW", f".new-{token}")
+    monkeypatch.setattr(filesystem, "NEW", f".new-{token}")
 
 
 def test_version_without_a_catalog_has_no_generation(node: Node) -> None:

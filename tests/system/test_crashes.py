@@ -20,7 +20,8 @@ WHILE_READING = [
     *(f"generation.{end}:{count}" for end in ("place", "placed") for count in (1, 2)),  # here, and in the backing
     "segment.create",
     *(f"file.create:{count}" for count in (3, 6)),  # the first two are at the start; then maps and checksums
-    *(f"file.rename:{count}" for count in (3, 6)),
+    *(f"file.rename:{count}" for count in (3, 5)),
+    *(f"file.link:{count}" for count in (1, 3)),
     "direct.open",
     "segment.data:7",
     "segment.data_written",
