@@ -220,6 +220,7 @@ class Daemon:
             self._build(services)
             services.start_soon(self._watch_signals)
             services.start_soon(self.filler.keep_index)
+            services.start_soon(self.filler.keep_sealing)
             services.start_soon(self.readahead.serve)
             services.start_soon(self.health.serve)
             if self.index.was_unclean and not self.index.was_lost:

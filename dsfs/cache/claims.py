@@ -1,16 +1,17 @@
 """Claims: before a run is fetched, the other nodes are told, so that they wait for it and do not fetch it too.
 
 A run is asked for in a thread; those of one segment one after the other, what readers wait for first.  The threads have
-a pool of their own: a question is small and is not to wait behind the fills of whole runs.
+a pool of their own: a question is small and is not to wait behind the fills of whole runs.  The answer holds for the
+first block of the run, and for as many behind it as it says (storage/claim.py):
 
-granted             it is this node's to fetch
-resident, partly    another node has filled all or some of it meanwhile: whoever wants it looks again
-held                another node is at it: a run that nobody waits for is let go, one with readers is asked for again,
-                    soon at first and less often later
+granted     they are this node's to fetch
+resident    another node has filled them meanwhile: whoever wants them looks again
+held        another node is at them: what nobody waits for is let go; with readers it is asked for again, soon at first
+            and less often later
 
-Patience with a holder ends when nothing of the segment has come from another node for a few times the length of a
-normal fetch, and in any case after `most_patience_s`: then the origin is asked without a claim, at once from there on,
-until there is news from the others.
+Patience with a holder ends when nothing of the segment has come from another node for a few times as long as it
+normally takes from a claim to the end of its fill, and in any case after `most_patience_s`: then the origin is asked
+without a claim, at once from there on, until there is news from the others.
 
 Claims save work, and no byte rests on them: where they cannot be had (no locks, no room to fill, a backing directory
 that is silent) everything goes on without.
@@ -34,7 +35,7 @@ from dsfs.cache.runs import ActiveSegment, Run
 from dsfs.metrics import Metrics
 from dsfs.model.errors import BlockLostError, NoRoomError
 from dsfs.storage.backing import BackingDirectory
-from dsfs.storage.claim import Claim, claim, release, see
+from dsfs.storage.claim import Answer, Claim, claim, release, see
 from dsfs.storage.rangelock import CANNOT_LOCK
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ log = logging.getLogger(__name__)
 FIRST_DELAY_S, MOST_DELAY_S = 0.01, 0.25  # between two questions for a claim that another node holds
 LEAST_PATIENCE_S = 4.0  # a node under load may stand still for a second or two
 ATTEMPTS = 3  # at asking, when the segment's files become others meanwhile
-NORMAL_FETCHES = 4  # patience with a holder, in fetches as long as they usually take
+NORMAL_CLAIMS = 4  # patience with a holder, in claims of this node as long as they usually last
 NO_LOCKS_S = 60.0  # a server that could not lock is asked again so much later
 DISTRUST_S = 30.0  # a node whose claims led nowhere is not waited for so long
 
@@ -74,17 +75,13 @@ class Claims:
 
     def __post_init__(self) -> None:
         self._no_locks_until_s = 0.0
-        self._normal_fetch_s = 0.0
+        self._normal_claim_s = 0.0
         self.health.on_silent.append(self._give_up_all)
         self.health.on_look.append(self._give_up_late)
 
     @property
     def patience_s(self) -> float:
-        return min(max(LEAST_PATIENCE_S, NORMAL_FETCHES * self._normal_fetch_s), self.most_patience_s)
-
-    def fetched(self, seconds: float) -> None:
-        """A fetch took so long: what is normal follows slowly."""
-        self._normal_fetch_s += (seconds - self._normal_fetch_s) / 8
+        return min(max(LEAST_PATIENCE_S, NORMAL_CLAIMS * self._normal_claim_s), self.most_patience_s)
 
     def ask(self, run: Run, priority: Priority, answered: Answered) -> None:
         """Ask for the run.  `answered` is called once, perhaps at once; None = there are no claims now."""
@@ -173,19 +170,17 @@ class Claims:
             answer = None
         question = self._asked.pop(run, None)
         if question is None:  # given up: the run has gone on without
-            if answer is Claim.GRANTED:
-                self._release(run.segment, run.first, run.end)
+            if answer is not None and answer.answer is Answer.GRANTED:
+                self._release(run.segment, run.first, answer.end)
             return
-        run.is_claimed = answer is Claim.GRANTED
+        if answer is not None and answer.answer is Answer.GRANTED:
+            run.claimed_s = trio.current_time()
         others, learned_blocks = run.segment.others, run.segment.file.learned_blocks
         if learned_blocks != others.learned_blocks:
             others.learned_blocks = learned_blocks
             others.news_s, others.distrusted_until_s = trio.current_time(), 0.0
-        self.metrics.claims_asked.add(label=answer.value if answer else "none")
-        if answer is Claim.HELD:
-            self._wait(run, question.answered)
-        else:
-            question.answered(run, answer)
+        self.metrics.claims_asked.add(label=answer.answer.value if answer else "none")
+        question.answered(run, answer)
 
     def _failed(self, exc: OSError) -> None:
         if exc.errno in CANNOT_LOCK:
@@ -198,11 +193,9 @@ class Claims:
 
     # ---------------------------------------------------------------- while another node has it
 
-    def _wait(self, run: Run, answered: Answered) -> None:
+    def wait(self, run: Run, answered: Answered) -> bool:
+        """Ask for a run that is held once more, in a moment; False if patience with its holder is over."""
         others, now_s = run.segment.others, trio.current_time()
-        if not run.is_wanted:
-            answered(run, Claim.HELD)
-            return
         if run.held_since_s is None:
             run.held_since_s = now_s
         quiet_s, held_s = now_s - max(run.held_since_s, others.news_s), now_s - run.held_since_s
@@ -212,10 +205,10 @@ class Claims:
                 log.info("segment %s: another node has claimed blocks and does not fill them", run.segment.identity)
             others.distrusted_until_s = now_s + DISTRUST_S
             self.metrics.claims_ignored.add()
-            answered(run, None)
-            return
+            return False
         self._asked[run] = _Question(answered, None)  # so that a silent directory ends this wait as well
         self.nursery.start_soon(self._ask_again, run)
+        return True
 
     async def _ask_again(self, run: Run) -> None:
         delay_s = min(FIRST_DELAY_S * 1.5**run.refusals, MOST_DELAY_S)
@@ -246,9 +239,11 @@ class Claims:
 
     def release(self, run: Run) -> None:
         """Give up the claim of a run, but for those of its blocks that are another run's by now."""
-        if not run.is_claimed:
+        if run.claimed_s is None:
             return
-        run.is_claimed = False
+        if run.filled:  # what is normal follows slowly
+            self._normal_claim_s += (trio.current_time() - run.claimed_s - self._normal_claim_s) / 8
+        run.claimed_s = None
         runs, first = run.segment.runs, run.first
         while first < run.end:
             end = first

@@ -2,7 +2,7 @@
 
 A want starts a run (or finds one in flight: single-flight is `segment.runs`).  Once the run is claimed its pieces go to
 the origin's pool as tickets, and readers wait on a piece until their bytes are in the slot, not until it is whole.  A
-complete run goes to the filler.  A run that another node has, or had, is let go: its readers look again.
+complete run goes to the filler.  What of a run another node has, or is at, is cut off it: its readers look again.
 
 Concurrency: the trio thread decides everything; a worker thread makes one attempt at one piece and posts how
 it ended.  A piece that fails for the time being is submitted again after a delay; the run and its waiters
@@ -30,7 +30,7 @@ from dsfs.metrics import Metrics
 from dsfs.model.blocks import extent
 from dsfs.model.errors import DriftedError, DsfsError, OriginTemporaryError, OriginTimeoutError
 from dsfs.model.retry import retry_delay_s
-from dsfs.storage.claim import Claim
+from dsfs.storage.claim import Answer, Claim
 
 log = logging.getLogger(__name__)
 
@@ -165,16 +165,26 @@ class Fetcher:
             self.claims.ask(run, priority, partial(self._claimed, wanted=wanted))
         return run
 
-    def _claimed(self, run: Run, answer: Claim | None, *, wanted: int) -> None:
+    def _claimed(self, run: Run, claim: Claim | None, *, wanted: int) -> None:
         """The other nodes have been asked; None = there are no claims now."""
-        segment = run.segment
-        if answer in (Claim.GRANTED, None) and not any(segment.file.presence[run.first : run.end]):
+        segment, behind, asked_end = run.segment, run.end, run.end
+        is_wanted = run.is_wanted  # before those who wait for more than there will be are sent to look again
+        if claim is not None and claim.end < asked_end:
+            behind = claim.end
+            self._cut(run, behind)
+        answer = Answer.GRANTED if claim is None else claim.answer
+        if answer is Answer.HELD and is_wanted:
+            if not self.claims.wait(run, partial(self._claimed, wanted=wanted)):
+                self._fetch(run, wanted)
+        elif answer is Answer.GRANTED and not any(segment.file.presence[run.first : run.end]):
             self._fetch(run, wanted)
-            return
-        self._let_go(run)
-        self.filler.found(segment)
-        if answer not in (Claim.HELD, Claim.RESIDENT) and not run.is_wanted:  # else readers see to what is missing
-            self.ahead(segment, run.first, run.end, run.end - run.first, Discarding.CONSUMED)
+        else:
+            if answer is Answer.GRANTED:  # some of it was filled meanwhile
+                behind = run.first
+            self._let_go(run)
+            self.filler.found(segment)
+        if behind < asked_end:
+            self.ahead(segment, behind, asked_end, asked_end - behind, Discarding.CONSUMED)
 
     def _fetch(self, run: Run, wanted: int) -> None:
         """Ask the origin for the run."""
@@ -184,15 +194,17 @@ class Fetcher:
             is_urgent = piece.waiters or piece.first <= wanted < piece.end
             self._submit(piece, Priority.READER if is_urgent else Priority.AHEAD)
 
-    def _let_go(self, run: Run) -> None:
-        """The run will not be fetched: another node has some of it, or is at it."""
-        self.claims.release(run)
+    def _cut(self, run: Run, end: int) -> None:
+        """The blocks from `end` on are not fetched with the run."""
         self.under_way -= len(run.pieces)
+        run.cut(end)
+        self.under_way += len(run.pieces)
         self._fewer.unpark_all()
-        run.segment.forget(run)
-        for piece in run.pieces:
-            piece.is_elsewhere = True
-            piece.wake()
+
+    def _let_go(self, run: Run) -> None:
+        """The run will not be fetched: another node has it, or is at it."""
+        self.claims.release(run)
+        self._cut(run, run.first)
         self.memory.give_back(run.slot)
         run.segment.unfilled_runs -= 1
         self._left()
@@ -255,7 +267,6 @@ class Fetcher:
         self._fewer.unpark_all()
         self.metrics.fetch_seconds.observe(seconds)
         if error is None:
-            self.claims.fetched(seconds)
             piece.is_done = True
             segment.last_fetch = LastFetch(time.time(), piece.length, seconds, piece.attempts)
             segment.remember(piece.first, piece.end, None)
@@ -298,7 +309,7 @@ class Fetcher:
             self._left()
 
     async def wait_for(self, piece: Piece, need: int, patience: Patience) -> None:
-        """Wait until the first `need` bytes of the piece are there, or are found to be elsewhere.
+        """Wait until the first `need` bytes of the piece are there, or will not come with it.
 
         OriginError if they do not come in time.
         """

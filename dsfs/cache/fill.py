@@ -24,13 +24,13 @@ from dsfs.metrics import Metrics
 from dsfs.model.blocks import extent, pages
 from dsfs.model.errors import BackingError, BlockLostError, NoRoomError
 from dsfs.storage.backing import BackingDirectory
-from dsfs.storage.claim import Claim, claim, look
+from dsfs.storage.claim import look, see
 from dsfs.storage.residency import ResidencyIndex, SegmentRecord
 from dsfs.storage.segment import State
 
 log = logging.getLogger(__name__)
 
-LOOK_S = 5.0  # how often it is looked what other nodes have filled of a segment that is not complete
+LOOK_S = 5.0  # so long after its own last fill, or a seal that had to wait, a node looks again at a segment
 INDEX_INTERVAL_S = 0.5  # the most the index lags behind the maps while the daemon runs
 
 
@@ -54,6 +54,7 @@ class Filler:
     def __post_init__(self) -> None:
         self.in_flight = 0
         self._idle = trio.lowlevel.ParkingLot()
+        self._unsealed: set[ActiveSegment] = set()
         self._dirty: dict[str, SegmentRecord | ActiveSegment] = {}
         self._is_dirty = trio.Event()
         self._being_written: dict[str, SegmentRecord] = {}
@@ -81,13 +82,12 @@ class Filler:
         """The backing directory does not answer, or too slowly for the readers that wait for room."""
         if ticket.take():
             self._skipped(sum(piece.length for piece in run.pieces if piece.is_done), "slow")
-            self._done(run, 0, filled=False, is_claimed=False)
+            self._done(run, 0, filled=False)
 
     # ---------------------------------------------------------------- in a worker thread
 
     def _fill(self, run: Run, extents: list[tuple[int, int]]) -> None:
-        reserved = 0
-        filled, is_claimed = True, False
+        reserved, filled = 0, True
         try:
             for first, end in extents:  # each, also behind a failure
                 room = self._reserve(run, first, end)
@@ -95,24 +95,23 @@ class Filler:
                 if not room:
                     filled = False
                     continue
-                answer = self._ask_late(run, first, end)
-                is_claimed = is_claimed or answer is Claim.GRANTED
-                if answer is not Claim.RESIDENT:
+                if not self._is_filled(run, first, end):
                     filled = self._write(run, first, end) and filled
         except Exception:
             filled = False
             log.exception("unexpected error while filling segment %s", run.segment.identity)
         finally:
-            self.bridge.post(partial(self._done, run, reserved, filled=filled, is_claimed=is_claimed))
+            self.bridge.post(partial(self._done, run, reserved, filled=filled))
 
-    def _ask_late(self, run: Run, first: int, end: int) -> Claim | None:
-        """What became meanwhile of blocks that were fetched without a claim; None for those of a run that has one."""
-        if run.is_claimed or not self.claims.can_lock:
-            return None
+    def _is_filled(self, run: Run, first: int, end: int) -> bool:
+        """Whether another node has filled meanwhile what was fetched without a claim."""
+        if run.claimed_s is not None:
+            return False
         try:
-            return claim(run.segment.file, first, end)
+            found = see(run.segment.file, first, end)
         except (OSError, BlockLostError):
-            return None  # the write will tell
+            return False  # the write will tell
+        return found is not None and found.end >= end
 
     def _reserve(self, run: Run, first: int, end: int) -> int:
         """Take the room of these blocks out of limit and floor; 0 if there is none."""
@@ -182,32 +181,30 @@ class Filler:
 
     # ---------------------------------------------------------------- on the trio thread again
 
-    def _done(self, run: Run, reserved: int, *, filled: bool, is_claimed: bool) -> None:
+    def _done(self, run: Run, reserved: int, *, filled: bool) -> None:
         segment = run.segment
         run.filled = filled
-        run.is_claimed = run.is_claimed or is_claimed
         self.claims.release(run)
         segment.unfilled_runs -= 1
         self.changed(segment)
         self.backing.release(reserved)
         self.memory.settle(run)
-        if segment.file.is_complete:
-            self.complete(segment)
-        elif not segment.unfilled_runs and trio.current_time() - segment.looked_s >= LOOK_S and self.health.is_ok:
-            segment.looked_s = trio.current_time()
-            self._begin(segment)
-            self.pool.submit(Ticket(partial(self._look, segment)), Priority.AHEAD)
+        self.complete(segment)
+        if not segment.unfilled_runs and not segment.file.is_complete:
+            self._unsealed.add(segment)  # other nodes may fill the rest
         self._ended()
 
     def found(self, segment: ActiveSegment) -> None:
         """Another node was seen to have filled blocks of the segment."""
         self.changed(segment)
-        if segment.file.is_complete:
-            self.complete(segment)
+        self.complete(segment)
 
     def complete(self, segment: ActiveSegment) -> None:
-        """All blocks of the segment are resident: seal it, if it is not."""
-        if segment.file.state is not State.FILLING or not self.health.is_ok:
+        """Seal the segment if all its blocks are resident, and it is not."""
+        if segment.file.state is not State.FILLING or not segment.file.is_complete:
+            return
+        if not self.health.is_ok:
+            self._unsealed.add(segment)
             return
         segment.wants_seal = True
         if not segment.is_sealing:
@@ -218,21 +215,34 @@ class Filler:
     def _sealed(self, segment: ActiveSegment) -> None:
         """The attempt has ended, well or not."""
         segment.is_sealing = False
-        # Wanted by who wrote while it was looked whether nobody does.  Who was not alone tries again at a later read.
-        self._looked(segment, again=segment.wants_seal)
-
-    def complete_later(self, segment: ActiveSegment) -> None:
-        """A reader is at a segment that is complete and not sealed: another node had a claim on it, or was silent."""
-        if trio.current_time() - segment.looked_s >= LOOK_S:
-            segment.looked_s = trio.current_time()
-            self.complete(segment)
-
-    def _looked(self, segment: ActiveSegment, *, again: bool = True) -> None:
         self.changed(segment)
-        if again and segment.file.is_complete:
+        if segment.wants_seal:  # by who wrote while it was looked whether nobody does
             self.complete(segment)
+        elif segment.file.is_complete:
+            self._unsealed.add(segment)  # another node had a claim, or was at the seal itself
         segment.release()
         self._ended()
+
+    def _looked(self, segment: ActiveSegment) -> None:
+        self.found(segment)
+        segment.release()
+        self._ended()
+
+    async def keep_sealing(self) -> None:
+        """Service: looks again at segments that are not sealed though this node has filled all that it fetched."""
+        while True:
+            await trio.sleep(LOOK_S)
+            unsealed, self._unsealed = self._unsealed, set()
+            for segment in unsealed:
+                if segment.file.state is not State.FILLING:
+                    continue
+                if not self.health.is_ok:
+                    self._unsealed.add(segment)
+                elif segment.file.is_complete:
+                    self.complete(segment)
+                else:
+                    self._begin(segment)
+                    self.pool.submit(Ticket(partial(self._look, segment)), Priority.AHEAD)
 
     def _begin(self, segment: ActiveSegment) -> None:
         """A thread is about to use the segment."""
@@ -257,8 +267,7 @@ class Filler:
             self._begin_account(segment)
         if segment.accounted_bytes != segment.file.resident_bytes:
             self.changed(segment)
-        if segment.file.is_complete:  # a crash, or a fault of the medium, came between the last block and the seal
-            self.complete(segment)
+        self.complete(segment)  # a crash, or a fault of the medium, may have come between the last block and the seal
 
     def _begin_account(self, segment: ActiveSegment) -> None:
         segment.is_counted = True

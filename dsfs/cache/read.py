@@ -144,12 +144,13 @@ class Reader:
         piece = run.piece_of(block)
         piece_start = run.offset + piece.at
         stop = min(end, piece_start + piece.length)
+        need = stop - piece_start
         run.users += 1
         try:
-            await self.fetcher.wait_for(piece, stop - piece_start, patience)
+            await self.fetcher.wait_for(piece, need, patience)
         finally:
             self.memory.leave(run)
-        if piece.is_elsewhere:
+        if need > piece.length:
             return b""
         at = offset - run.offset
         run.delivered_bytes += stop - offset
@@ -181,8 +182,6 @@ class Reader:
                     got = await self.pool.run(work, after=segment.release) or b""
                 else:
                     got = await self._filling(segment, first, last + 1, offset, stop)
-                    if file.is_complete:
-                        self.filler.complete_later(segment)
         except BackingSilentError:
             return await self._fetched(segment, offset, end, 0, patience, force=True)
         except (OSError, BlockLostError) as exc:

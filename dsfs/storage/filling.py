@@ -28,7 +28,7 @@ from dsfs.storage.filesystem import (
     replace_file,
 )
 from dsfs.storage.openfiles import OpenFiles
-from dsfs.storage.rangelock import CANNOT_LOCK, try_lock, unlock
+from dsfs.storage.rangelock import CANNOT_LOCK, SEAL, locked_by_others, try_lock, unlock
 from dsfs.storage.sealed import Stamp, stamp_of
 
 log = logging.getLogger(__name__)
@@ -218,25 +218,29 @@ class Filling(OpenFiles):
         """Give up the claim."""
         unlock(self._map_fd, first, end)
 
-    @contextmanager
-    def all_claimed(self) -> Iterator[bool]:
-        """All blocks are claimed until the end of the block; False if another node has a claim on one.
+    def locked_by_others(self, first: int, end: int) -> tuple[int, int] | None:
+        """Which of the blocks another node has a claim on: (first, end) of one such stretch, or None."""
+        return locked_by_others(self._map_fd, first, end)
 
-        Where there are no locks, nobody has.
+    @contextmanager
+    def alone(self) -> Iterator[bool]:
+        """Until the end of the block no other node seals; False if one does now, or has a claim on a block.
+
+        Where there are no locks, none does.
         """
         try:
-            is_ours = self.try_lock(0, len(self.map))
+            is_ours = self.try_lock(SEAL, SEAL + 1)
         except OSError as exc:
             if exc.errno not in CANNOT_LOCK:
                 raise
             yield True
             return
         try:
-            yield is_ours
+            yield is_ours and self.locked_by_others(0, len(self.map)) is None
         finally:
             if is_ours:
                 with suppress(OSError):  # it ends with the file, at the latest
-                    self.unlock(0, len(self.map))
+                    self.unlock(SEAL, SEAL + 1)
 
     def read_records(self, first: int, end: int) -> bytes:
         """The records of the blocks first..end-1 as all nodes have them."""

@@ -16,10 +16,10 @@ import struct
 from dsfs.storage.faultpoint import reach
 
 LOCK_BASE = 1 << 62
+SEAL = -1  # in place of a block: held by the node that seals
 _FLOCK = struct.Struct("@hhqqi4x")  # struct flock: type, whence, start, length, pid
 _HELD = frozenset({errno.EAGAIN, errno.EACCES})
 CANNOT_LOCK = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
-
 
 
 def try_lock(fd: int, first: int, end: int) -> bool:
@@ -43,5 +43,20 @@ def unlock(fd: int, first: int, end: int) -> None:
     _set(fd, fcntl.F_UNLCK, first, end)
 
 
+def locked_by_others(fd: int, first: int, end: int) -> tuple[int, int] | None:
+    """Blocks among first..end-1 that another open file has locked: (first, end) of one lock, or None."""
+    reach("rangelock.test")
+    answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _described(fcntl.F_WRLCK, first, end))
+    kind, _, start, length, _ = _FLOCK.unpack(answer)
+    if kind == fcntl.F_UNLCK:
+        return None
+    start -= LOCK_BASE
+    return max(start, first), min(start + length, end) if length else end
+
+
 def _set(fd: int, kind: int, first: int, end: int) -> None:
-    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, LOCK_BASE + first, end - first, 0))
+    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _described(kind, first, end))
+
+
+def _described(kind: int, first: int, end: int) -> bytes:
+    return _FLOCK.pack(kind, os.SEEK_SET, LOCK_BASE + first, end - first, 0)

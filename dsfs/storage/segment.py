@@ -210,8 +210,7 @@ class SegmentFile:
         with self.in_use() as filling:
             if filling is None or not self._is_ready(filling):
                 return self.state is State.SEALED
-            # Who seals knows that no other node writes, or seals.
-            with filling.all_claimed() as is_alone, suppress(BlockLostError):  # a block that is missing now
+            with filling.alone() as is_alone, suppress(BlockLostError):  # a block that is missing now
                 if is_alone:
                     self._check_unchecked(filling)
                     self._seal_checked(filling)

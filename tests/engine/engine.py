@@ -189,6 +189,7 @@ async def running(directory: Path, origin: Origin, settings: Settings | None = N
         engine = Engine(directory, origin, settings, services)
         try:
             services.start_soon(engine.filler.keep_index)
+            services.start_soon(engine.filler.keep_sealing)
             if settings.readahead:
                 services.start_soon(engine.readahead.serve)
             yield engine
