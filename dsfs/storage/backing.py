@@ -229,6 +229,7 @@ class BackingDirectory:
 
     def probe(self) -> None:
         """Ask the server something that no client answers by itself; OSError if it says no.  Waits for it."""
+        reach("backing.probe")
         os.statvfs(self.path)
 
     def space(self) -> tuple[int, int, int]:

@@ -119,6 +119,17 @@ def open_existing(path: Path, fs: FileSystem) -> int | None:
     return None
 
 
+def link_open(fd: int, path: Path) -> None:
+    """Give an open file one more name; FileNotFoundError if it has none any more."""
+    try:
+        # With a src_dir_fd, which an absolute path ignores, os.link follows the link that /proc has for the file.
+        os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)
+    except OSError as exc:
+        if exc.errno not in GONE:
+            raise
+        raise FileNotFoundError(exc.errno, exc.strerror, os.fspath(path)) from exc
+
+
 def is_there(path: Path) -> bool:
     """Whether there is such a name; OSError if that cannot be known (os.path.lexists would say no)."""
     try:

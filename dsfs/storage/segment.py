@@ -28,7 +28,7 @@ from crc32c import crc32c
 from dsfs.model.blocks import RUN, BlockTable, extent
 from dsfs.model.errors import BlockLostError
 from dsfs.storage.faultpoint import reach
-from dsfs.storage.filesystem import GONE, FileSystem, is_there, remove
+from dsfs.storage.filesystem import GONE, FileSystem, is_there, link_open, remove
 from dsfs.storage.filling import Filling, Place, beside, remove_waste, write_sum
 from dsfs.storage.opening import open_files
 from dsfs.storage.presence import MISSING, TRUSTED, UNCHECKED, Presence
@@ -255,9 +255,12 @@ class SegmentFile:
             write_sum(self.path, self.blocks, filling.map, filling.stamp)
         reach("segment.sum_written")
         try:
-            os.link(beside(self.path, ".part"), self.path)
+            link_open(filling.data.fd, self.path)  # and not what may have its name by now
         except FileExistsError:
             log.info("segment %s: another node sealed it first", self.identity)
+        except FileNotFoundError:
+            self._begin_again()
+            return
         reach("segment.linked")
         self._retire()
         remove_waste(self.path, ".map", ".part")

@@ -190,6 +190,7 @@ async def running(directory: Path, origin: Origin, settings: Settings | None = N
         try:
             services.start_soon(engine.filler.keep_index)
             services.start_soon(engine.filler.keep_sealing)
+            services.start_soon(engine.health.serve)
             if settings.readahead:
                 services.start_soon(engine.readahead.serve)
             yield engine

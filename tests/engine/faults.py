@@ -10,12 +10,14 @@ from tests.engine.fake_origin import GATE_TIMEOUT_S, Gate
 
 
 class Faults:
-    """Lets operations fail or wait at their points for as long as the test runs."""
+    """Lets operations fail or wait at their points for as long as the test runs.  `reached`: those that were passed."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._lock = threading.Lock()
         self._errors: dict[str, tuple[int, int]] = {}
         self._gates: dict[str, Gate] = {}
+        self._silence: Gate | None = None
+        self.reached: list[str] = []
         monkeypatch.setattr(faultpoint, "hook", self._reach)
 
     def fail(self, point: str, number: int, times: int = 1) -> None:
@@ -28,13 +30,19 @@ class Faults:
         gate = self._gates[point] = Gate()
         return gate
 
+    def silence(self) -> Gate:
+        """Whoever comes to any point of the backing directory waits until the gate is opened."""
+        self._silence = Gate()
+        return self._silence
+
     def _reach(self, point: str) -> None:
+        self.reached.append(point)
         with self._lock:
             number, times = self._errors.get(point, (0, 0))
             if times:
                 self._errors[point] = (number, times - 1)
         if times:
             raise OSError(number, os.strerror(number))
-        if (gate := self._gates.get(point)) is not None:
+        if (gate := self._gates.get(point) or self._silence) is not None and not point.startswith("index."):
             gate.reached.set()
             gate.opened.wait(GATE_TIMEOUT_S)
