@@ -223,6 +223,7 @@ class Daemon:
             services.start_soon(self.filler.keep_sealing)
             services.start_soon(self.readahead.serve)
             services.start_soon(self.health.serve)
+            services.start_soon(self.recovery.tidy_later)
             if self.index.was_unclean and not self.index.was_lost:
                 await services.start(self.recovery.run)
             await services.start(ControlServer(self.config.control_socket, self.verbs.table()).serve)

@@ -21,7 +21,8 @@ from dsfs.model.blocks import BlockTable
 from dsfs.model.errors import BackingError, NoRoomError
 from dsfs.model.retry import Pause
 from dsfs.storage.faultpoint import reach
-from dsfs.storage.filesystem import GONE, NEW, file_system_of, is_abandoned, remove
+from dsfs.storage.filesystem import GONE, NEW, file_system_of, is_unfinished, remove
+from dsfs.storage.leftovers import abandoned
 from dsfs.storage.segment import SegmentFile
 
 FORMAT = 1
@@ -94,7 +95,7 @@ class BackingDirectory:
         """Folders, and nothing that a crash left.  Readers need neither: a fault here only pauses the fills."""
         try:
             self._make_folders()
-            for name in filter(is_abandoned, os.listdir(self.path)):
+            for name in abandoned(self.path, filter(is_unfinished, os.listdir(self.path))):
                 remove(self.path / name)
         except OSError as exc:
             self.failed(exc)

@@ -45,10 +45,8 @@ def file_system_of(path: Path) -> FileSystem:
 
 
 # Ends the name of what this process has not completed yet.  Unlike a pid it never comes again, on another node or after
-# a restart in a container: what a crash left can be told apart.
+# a restart in a container.
 NEW = f".new-{uuid.uuid4().hex[:12]}"
-
-
 _numbers = itertools.count()
 
 
@@ -57,8 +55,8 @@ def unfinished(path: Path) -> Path:
     return path.with_name(f"{path.name}.{next(_numbers)}{NEW}")
 
 
-def is_abandoned(name: str) -> bool:
-    """Whether the name is of something that another process, by now dead, was about to complete."""
+def is_unfinished(name: str) -> bool:
+    """Whether the name is of something that another process has not completed, and will not if it is dead."""
     return ".new-" in name and not name.endswith(NEW)
 
 

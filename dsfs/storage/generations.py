@@ -14,13 +14,15 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
 from dsfs.storage.faultpoint import reach
-from dsfs.storage.filesystem import is_abandoned, replace_file, unfinished
+from dsfs.storage.filesystem import is_unfinished, replace_file, unfinished
+from dsfs.storage.leftovers import abandoned
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +62,9 @@ class GenerationStore:
         None if there is none.
         """
         here, there = self._local / dataset / version, self._shared / dataset / version
-        for folder in (here, there):
-            _tidy(folder)
+        _remove(here, _unfinished(here))
+        with suppress(OSError):  # read-only or full: it can wait
+            _remove(there, abandoned(there, _unfinished(there)))
         local, shared = list(_generations(here)), list(_generations(there))
         for placed in sorted([*local, *shared], key=lambda found: (found.sequence, found in local), reverse=True):
             copy = placed if placed in local else self._copied(placed, here)
@@ -145,9 +148,13 @@ def _names(folder: Path) -> list[str]:
         return []
 
 
-def _tidy(folder: Path) -> None:
-    """Remove what a crash left of a generation that was about to be placed."""
-    for name in filter(is_abandoned, _names(folder)):
+def _unfinished(folder: Path) -> list[str]:
+    """What a crash left of a generation that was about to be placed, or another node is about to place."""
+    return list(filter(is_unfinished, _names(folder)))
+
+
+def _remove(folder: Path, names: Iterable[str]) -> None:
+    for name in names:
         shutil.rmtree(folder / name, ignore_errors=True)
 
 

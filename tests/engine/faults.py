@@ -43,6 +43,9 @@ class Faults:
                 self._errors[point] = (number, times - 1)
         if times:
             raise OSError(number, os.strerror(number))
-        if (gate := self._gates.get(point) or self._silence) is not None and not point.startswith("index."):
+        gate = self._gates.get(point)
+        if gate is None and not point.startswith("index."):  # that is on the local disk
+            gate = self._silence
+        if gate is not None:
             gate.reached.set()
             gate.opened.wait(GATE_TIMEOUT_S)

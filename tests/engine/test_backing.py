@@ -16,6 +16,7 @@ from dsfs.model.errors import BackingError, NoRoomError
 from dsfs.storage import faultpoint
 from tests.engine.backing_sample import Clock, directory, segment_of
 from tests.engine.stopping import DiedError, stopping_at
+from tests.rig.segmentdir import age
 
 MIB = 1024 * 1024
 WAIT_S = 30
@@ -69,6 +70,9 @@ def test_what_file_systems_and_crashes_leave_does_not_make_it_foreign(tmp_path: 
     (tmp_path / name).write_text("")
     directory(tmp_path)
     assert (tmp_path / "dsfs.json").exists()
+    assert (tmp_path / name).exists(), "another node may be about to complete it"
+    age(tmp_path)
+    directory(tmp_path)
     assert (tmp_path / name).exists() == (".new-" not in name)
 
 

@@ -11,7 +11,7 @@ from random import Random
 import pytest
 
 from dsfs.model.blocks import PAGE
-from dsfs.storage.filesystem import NEW, DirectFile, FileSystem, file_system_of, is_abandoned, remove, replace_file
+from dsfs.storage.filesystem import NEW, DirectFile, FileSystem, file_system_of, is_unfinished, remove, replace_file
 from tests.engine.faults import Faults
 from tests.engine.segment_sample import medium, page_aligned
 from tests.engine.stopping import DiedError, stopping_at
@@ -121,10 +121,10 @@ def test_removal_of_what_is_not_there_is_no_error(tmp_path: Path) -> None:
         remove(tmp_path / "folder")
 
 
-def test_only_what_another_process_left_is_abandoned() -> None:
-    assert is_abandoned("catalog.new-0123456789ab")
-    assert not is_abandoned("catalog" + NEW)
-    assert not is_abandoned("catalog")
+def test_what_another_process_has_not_completed_is_told_by_its_name() -> None:
+    assert is_unfinished("catalog.new-0123456789ab")
+    assert not is_unfinished("catalog" + NEW)
+    assert not is_unfinished("catalog")
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from dsfs.storage import filesystem
 from dsfs.storage.generations import CATALOG, SUMMARY, GenerationStore, PlacedGeneration
 from tests.engine.segment_sample import flip
 from tests.engine.stopping import DiedError, stopping_at
+from tests.rig.segmentdir import age
 
 A, B, C = "aa" * 20, "bb" * 20, "cc" * 20
 damaged = pytest.mark.expects_log("is damaged and left out|describes no generation")
@@ -54,9 +55,10 @@ def node(tmp_path: Path) -> Node:
     return Node(tmp_path)
 
 
-def restart(monkeypatch: pytest.MonkeyPatch, token: str) -> None:
-    """Names of what is not complete yet are other ones in another process."""
+def restart(monkeypatch: pytest.MonkeyPatch, token: str, folder: Path) -> None:
+    """In another process, much later: names of what is not complete yet are other ones."""
     monkeypatch.setattr(filesystem, "NEW", f".new-{token}")
+    age(folder)
 
 
 def test_version_without_a_catalog_has_no_generation(node: Node) -> None:
@@ -204,7 +206,7 @@ def test_add_that_stops_at_any_step_leaves_a_whole_generation(
             node.add(generation)
         with stopping_at(step, type(error)(*error.args)) as stop, suppress(OSError):
             node.add(B)
-        restart(monkeypatch, f"{step:012}")
+        restart(monkeypatch, f"{step:012}", folder)
         for name in ("one", "two"):
             current = Node(folder, name).current()
             assert current == B or (stop.was_reached and current == (old[-1] if old else None))
@@ -229,7 +231,7 @@ def test_copy_that_stops_at_any_step_is_made_at_the_next_look(
         two = Node(folder, "two")
         with stopping_at(step, type(error)(*error.args)) as stop:
             two.store.current("photos", "v1")
-        restart(monkeypatch, f"{step:012}")
+        restart(monkeypatch, f"{step:012}", folder)
         assert Node(folder, "two").current() == A
         assert os.listdir(Node(folder, "two").folder("local")) == [A]
         if not stop.was_reached:
