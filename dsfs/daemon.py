@@ -33,7 +33,7 @@ from dsfs.cache.fetch import Fetcher
 from dsfs.cache.fill import Filler
 from dsfs.cache.health import BackingHealth
 from dsfs.cache.library import Library
-from dsfs.cache.memory import Memory, shares
+from dsfs.cache.memory import Memory, fills_at_once, shares
 from dsfs.cache.open import Opener
 from dsfs.cache.pool import Bridge, Pool
 from dsfs.cache.read import Reader
@@ -56,7 +56,7 @@ from dsfs.storage.tidy import tidy_state
 
 log = logging.getLogger(__name__)
 
-BACKING_THREADS = 16  # reads and fills at once: few enough to leave an NFS client's slots to others
+BACKING_THREADS = 16  # reads at once: few enough, with the fills, to leave an NFS client's slots to others
 CLAIMS_THREADS = 4
 SEALING_THREADS = 2  # each may read a whole segment
 REQUESTS_END_S = 2.0  # requests at work may take so long to end after the first signal
@@ -113,6 +113,11 @@ class Daemon:
         bridge = Bridge()
         self.origin_pool = Pool("origin", config.origin.connections, bridge)
         self.backing_pool = Pool("backing", BACKING_THREADS, bridge)
+        self.memory, self.resident_memory = (
+            Memory(share_bytes, lambda run: run.segment.forget(run))
+            for share_bytes in shares(config.memory.limit_bytes, config.origin.connections)
+        )
+        self.filling_pool = Pool("filling", fills_at_once(self.memory.limit_bytes), bridge)
         self.sealing_pool = Pool("sealing", SEALING_THREADS, bridge)
         self.claims_pool = Pool("claims", CLAIMS_THREADS, bridge)
         self.health = BackingHealth(Health(config.backing.timeout_s), bridge, backing.probe)
@@ -126,12 +131,8 @@ class Daemon:
             config.origin.timeout_s / 3,
             random.Random(),
         )
-        self.memory, self.resident_memory = (
-            Memory(share_bytes, lambda run: run.segment.forget(run))
-            for share_bytes in shares(config.memory.limit_bytes, config.origin.connections)
-        )
         self.filler = Filler(
-            self.memory, self.backing_pool, self.sealing_pool, bridge, backing, self.health, claims, index, metrics
+            self.memory, self.filling_pool, self.sealing_pool, bridge, backing, self.health, claims, index, metrics
         )
         self.segments = SegmentTable(backing, self.backing_pool, self.health, self.filler)
         self.fetcher = Fetcher(
@@ -303,10 +304,8 @@ class Daemon:
                 await self.filler.flush_index()
                 is_drained = not (self.filler.in_flight or self.fetcher.in_flight)
                 nursery.cancel_scope.cancel()
-        self.origin_pool.close()
-        self.backing_pool.close()
-        self.sealing_pool.close()
-        self.claims_pool.close()
+        for pool in (self.origin_pool, self.backing_pool, self.filling_pool, self.sealing_pool, self.claims_pool):
+            pool.close()
         return is_drained and not scope.cancelled_caught
 
     async def _cancel_when_hurried(self, scope: trio.CancelScope) -> None:

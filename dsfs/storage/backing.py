@@ -22,6 +22,7 @@ from dsfs.model.errors import BackingError, NoRoomError
 from dsfs.model.retry import Pause
 from dsfs.storage.faultpoint import reach
 from dsfs.storage.filesystem import GONE, NEW, file_system_of, is_unfinished, remove
+from dsfs.storage.filling import remove_all
 from dsfs.storage.leftovers import abandoned
 from dsfs.storage.segment import SegmentFile
 
@@ -121,15 +122,14 @@ class BackingDirectory:
     # ---------------------------------------------------------------- layout
 
     def segment(self, identity: str, blocks: BlockTable) -> SegmentFile:
-        return SegmentFile(
-            self.path / "segments" / identity[:2] / identity, identity, blocks, self.file_system
-        )
+        return SegmentFile(self._segment_path(identity), identity, blocks, self.file_system)
+
+    def _segment_path(self, identity: str) -> Path:
+        return self.path / "segments" / identity[:2] / identity
 
     def remove_segment(self, identity: str) -> None:
-        """Remove all files of a segment that nobody has open; OSError if one of them cannot be removed."""
-        for suffix in ("", ".sum", ".map", ".part"):
-            reach("segment.remove")
-            (self.path / "segments" / identity[:2] / f"{identity}{suffix}").unlink(missing_ok=True)
+        """Remove all files of a segment that nobody here has open; OSError if one of them cannot be removed."""
+        remove_all(self._segment_path(identity), self.file_system)
 
     def segment_files(self) -> Iterator[os.DirEntry[str]]:
         """Every file below segments/, two levels deep; names that begin with a dot (.snapshot, .nfs*) are not ours."""

@@ -20,6 +20,7 @@ from dsfs.storage.filesystem import (
     GONE,
     DirectFile,
     FileSystem,
+    forget_names,
     is_there,
     open_existing,
     place_file,
@@ -50,6 +51,14 @@ def remove_waste(path: Path, *suffixes: str) -> None:
             remove(beside(path, suffix))
         except OSError as exc:
             log.info("segment %s%s cannot be removed: %s", path.name, suffix, exc)
+
+
+def remove_all(path: Path, fs: FileSystem) -> None:
+    """Remove all files of the segment; OSError if one of them cannot be removed."""
+    forget_names(path.parent, fs)  # a name of another node's might be believed not to be there
+    for suffix in ("", ".sum", ".map", ".part"):
+        reach("segment.remove")
+        remove(beside(path, suffix))
 
 
 def write_sum(path: Path, blocks: BlockTable, block_map: BlockMap, stamp: Stamp) -> None:

@@ -10,6 +10,7 @@ by one rename; afterwards only its sequence number changes, when an old generati
 Concurrency: blocking calls; the caller works on one version at a time.
 """
 
+import errno
 import json
 import logging
 import os
@@ -192,23 +193,39 @@ def _digest(path: Path) -> str:
 def _place(new: Path, final: Path) -> PlacedGeneration:
     """Give the complete directory its name.
 
-    If a whole one has it already, that one stays, but takes the higher sequence number: an old generation that has come
-    back is the current one.
+    If a whole one has it already (another node may be at the same), that one stays, but takes the higher sequence
+    number: an old generation that has come back is the current one.
     """
-    try:
-        there = _described(final)
-        is_there = _is_whole(there)
-    except UNDESCRIBED:
-        is_there = False
-    if not is_there:
-        reach("generation.place")
-        shutil.rmtree(final, ignore_errors=True)
-        os.rename(new, final)
-    else:
-        sequence = _described(new).sequence
-        if there.sequence < sequence:
-            summary = json.loads((final / SUMMARY).read_text())
-            replace_file(final / SUMMARY, (json.dumps({**summary, "sequence": sequence}) + "\n").encode())
-        shutil.rmtree(new)
+    if _is_whole_at(final) or not _renamed(new, final):
+        if not _is_whole_at(final):  # after an attempt at it an NFS client is believed that
+            shutil.rmtree(final, ignore_errors=True)
+            os.rename(new, final)
+        else:
+            _take_sequence(final, _described(new).sequence)
+            shutil.rmtree(new)
     reach("generation.placed")
     return _described(final)
+
+
+def _renamed(new: Path, final: Path) -> bool:
+    reach("generation.place")
+    try:
+        os.rename(new, final)
+    except OSError as exc:
+        if exc.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
+        return False
+    return True
+
+
+def _is_whole_at(path: Path) -> bool:
+    try:
+        return _is_whole(_described(path))
+    except UNDESCRIBED:
+        return False
+
+
+def _take_sequence(path: Path, sequence: int) -> None:
+    if _described(path).sequence < sequence:
+        summary = json.loads((path / SUMMARY).read_text())
+        replace_file(path / SUMMARY, (json.dumps({**summary, "sequence": sequence}) + "\n").encode())

@@ -28,8 +28,8 @@ from crc32c import crc32c
 from dsfs.model.blocks import RUN, BlockTable, extent
 from dsfs.model.errors import BlockLostError
 from dsfs.storage.faultpoint import reach
-from dsfs.storage.filesystem import GONE, FileSystem, is_there, link_open, remove
-from dsfs.storage.filling import Filling, Place, beside, remove_waste, write_sum
+from dsfs.storage.filesystem import GONE, FileSystem, is_there, link_open
+from dsfs.storage.filling import Filling, Place, remove_all, remove_waste, write_sum
 from dsfs.storage.opening import open_files
 from dsfs.storage.presence import MISSING, TRUSTED, UNCHECKED, Presence
 from dsfs.storage.sealed import SealBrokenError, SealedFile, stamp_of
@@ -361,8 +361,7 @@ class SegmentFile:
     def drop(self) -> None:
         """Remove the segment from the backing directory; OSError if one of its files cannot be removed."""
         with self._lock:
-            for suffix in ("", ".sum", ".map", ".part"):
-                remove(beside(self.path, suffix))
+            remove_all(self.path, self._place.fs)
             self._become_absent()
 
     def close(self) -> None:

@@ -17,7 +17,7 @@ from dsfs.cache.fetch import Fetcher
 from dsfs.cache.fill import Filler
 from dsfs.cache.health import BackingHealth
 from dsfs.cache.library import Dataset, Library
-from dsfs.cache.memory import RESIDENT_BYTES, Memory
+from dsfs.cache.memory import RESIDENT_BYTES, Memory, fills_at_once
 from dsfs.cache.open import Opener
 from dsfs.cache.pool import Bridge, Pool
 from dsfs.cache.read import OpenFile, Reader
@@ -110,6 +110,8 @@ class Engine:
         self.backing_pool = Pool("backing", settings.backing_threads, bridge)
         self.memory = Memory(settings.memory_bytes, lambda run: run.segment.forget(run))
         self.resident_memory = Memory(RESIDENT_BYTES, lambda run: run.segment.forget(run))
+        filling_threads = min(settings.backing_threads, fills_at_once(settings.memory_bytes))
+        self.filling_pool = Pool("filling", filling_threads, bridge)
         self.sealing_pool = Pool("sealing", 2, bridge)
         self.claims_pool = Pool("claims", 4, bridge)
         self.health = BackingHealth(Health(settings.backing_timeout_s), bridge, self.backing.probe)
@@ -118,7 +120,7 @@ class Engine:
             random.Random(0),
         )  # fmt: skip
         self.filler = Filler(
-            self.memory, self.backing_pool, self.sealing_pool, bridge, self.backing, self.health, self.claims,
+            self.memory, self.filling_pool, self.sealing_pool, bridge, self.backing, self.health, self.claims,
             self.index, self.metrics,
         )  # fmt: skip
         self.segments = SegmentTable(self.backing, self.backing_pool, self.health, self.filler)
@@ -202,7 +204,9 @@ async def running(directory: Path, origin: Origin, settings: Settings | None = N
             with trio.move_on_after(5, shield=True):  # after a failure: no thread may be inside what is closed now
                 await engine.fetcher.wait_idle()
                 await engine.filler.wait_idle()
-            for pool in (engine.origin_pool, engine.backing_pool, engine.sealing_pool, engine.claims_pool):
+            for pool in (
+                engine.origin_pool, engine.backing_pool, engine.filling_pool, engine.sealing_pool, engine.claims_pool,
+            ):  # fmt: skip
                 pool.close()
             services.cancel_scope.cancel()
             engine.segments.close()

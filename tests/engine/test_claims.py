@@ -22,6 +22,7 @@ from dsfs.storage.segment import State
 from tests.engine.engine import MIB, PREFIX, Engine, Settings, running, until
 from tests.engine.fake_origin import FakeOrigin, Get
 from tests.engine.faults import Faults
+from tests.rig.segmentdir import files_below
 
 LARGE = PREFIX + "v1/large"
 CONTENT = Random(8).randbytes(11 * MIB + 77)
@@ -356,6 +357,16 @@ async def test_claims_that_were_lost_with_a_lease_are_asked_for_anew(
         assert file.segment.file.state is State.SEALED
         engine.opener.release(file)
     assert origin.sent_bytes == len(CONTENT)
+
+
+async def test_drop_removes_what_other_nodes_have_filled(tmp_path: Path) -> None:
+    origin = sample()
+    async with nodes(tmp_path, origin, 2) as (a, b):
+        assert await a.read_path("v1/large") == CONTENT
+        await a.settle()
+        assert files_below(tmp_path / "backing" / "segments")
+        await b.drop("v1")
+        assert files_below(tmp_path / "backing" / "segments") == []
 
 
 async def test_dropped_version_comes_back_to_all_nodes(tmp_path: Path) -> None:

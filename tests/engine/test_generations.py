@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dsfs.storage import filesystem
+from dsfs.storage import faultpoint, filesystem
 from dsfs.storage.generations import CATALOG, SUMMARY, GenerationStore, PlacedGeneration
 from tests.engine.segment_sample import flip
 from tests.engine.stopping import DiedError, stopping_at
@@ -190,6 +190,24 @@ def test_backing_directory_that_takes_no_catalog_costs_the_other_nodes_theirs(tm
     node.shared.mkdir()
     assert node.current() == A
     assert Node(tmp_path, "two").current() == A
+
+
+def test_generation_that_another_node_places_at_the_same_moment_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = Node(tmp_path), Node(tmp_path, "two")
+    passed: list[str] = []
+
+    def overtake(point: str) -> None:
+        passed.append(point)
+        if point == "generation.place" and passed.count(point) == 2:  # the first was on the local disk
+            monkeypatch.setattr(faultpoint, "hook", None)
+            two.add(A)
+
+    monkeypatch.setattr(faultpoint, "hook", overtake)
+    one.add(A)
+    assert os.listdir(one.folder("shared")) == [A]
+    assert one.current() == two.current() == A
 
 
 @pytest.mark.expects_log("is damaged|describes no generation|cannot be (copied|put)")

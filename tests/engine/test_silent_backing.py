@@ -203,6 +203,22 @@ async def test_fills_that_wait_for_a_thread_are_given_up(
         engine.opener.release(file)
 
 
+async def test_fills_that_hang_leave_readers_their_memory(
+    tmp_path: Path, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    origin = sample()
+    settings = Settings(backing_timeout_s=TIMEOUT_S, backing_threads=16, memory_bytes=4 * RUN)
+    async with running(tmp_path, origin, settings) as engine:
+        file = await engine.open("v1/large")
+        gate = Faults(monkeypatch).hold("segment.data")
+        mock_clock.rate = 10.0
+        for _ in range(3):
+            assert await engine.read(file) == CONTENT
+        mock_clock.rate = 0.0
+        gate.open()
+        engine.opener.release(file)
+
+
 async def test_condition_tells_silent_for_a_moment_from_down(
     tmp_path: Path, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

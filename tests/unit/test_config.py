@@ -243,6 +243,11 @@ def test_unlikely_places_are_warned_of() -> None:
     assert any("/mnt/ontap/dsfs is on ext4 (/), not on a network file system" in line for line in warnings)
 
 
+def test_backing_directory_that_is_waited_for_longer_than_the_origin_is_warned_of() -> None:
+    config = config_of(EXAMPLE.replace("[memory]", 'timeout = "30s"\n[memory]'))
+    assert any(line.startswith("[backing] timeout: not shorter") for line in preflight(config, [ROOT, NFS]))
+
+
 def test_time_out_that_leaves_no_second_attempt_is_warned_of() -> None:
     config = config_of(EXAMPLE.replace("region =", 'timeout = "10s" #'))
     assert (
