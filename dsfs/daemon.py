@@ -26,6 +26,7 @@ from dsfs.admin.notify import Notifier
 from dsfs.admin.queries import Queries
 from dsfs.admin.verbs import Verbs
 from dsfs.cache.ahead import Readahead
+from dsfs.cache.catalogs import Catalogs
 from dsfs.cache.claims import Claims
 from dsfs.cache.datasets import Datasets
 from dsfs.cache.drop import Dropper
@@ -148,7 +149,13 @@ class Daemon:
         )
         self.readahead = Readahead(self.fetcher, self.segments, config.origin.connections)
         self.library = Library(
-            GenerationStore(config.state_dir / "catalogs", backing.generations),
+            Catalogs(
+                GenerationStore(config.state_dir / "catalogs", backing.generations),
+                backing.turns,
+                self.backing_pool,
+                self.health,
+                services,
+            ),
             config.state_dir / "listing",
             self.datasets,
             services,

@@ -10,6 +10,7 @@ Concurrency: the trio thread; a probe runs in a thread of its own, one at a time
 """
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -60,14 +61,14 @@ class BackingHealth:
         return "" if since_s is None else f"it has not answered for {trio.current_time() - since_s:.0f} s"
 
     @contextmanager
-    def patience(self) -> Iterator[None]:
+    def patience(self, *, is_long: bool = False) -> Iterator[None]:
         """The block waits for the backing directory, in awaits that may be given up.
 
-        BackingSilentError if that is silent, or becomes so meanwhile, or takes longer than `late_s`.
+        BackingSilentError if that is silent, or becomes so meanwhile, or (unless `is_long`) takes longer than `late_s`.
         """
         if not self.is_ok:
             raise BackingSilentError(f"backing directory: {self.reason}")
-        with trio.move_on_after(self.health.late_s) as scope:
+        with trio.move_on_after(math.inf if is_long else self.health.late_s) as scope:
             self._waiting.add(scope)
             try:
                 yield

@@ -24,12 +24,14 @@ from typing import Protocol, TypeVar
 import trio
 from cachetools import TTLCache
 
+from dsfs.cache.catalogs import Catalogs
 from dsfs.model.errors import DsfsError, NotFoundError, OriginError, OriginTimeoutError
 from dsfs.model.keys import KeyPath, key_path
 from dsfs.model.objects import ObjectRef, identity_of
 from dsfs.storage.catalog import Catalog, Entry
 from dsfs.storage.catalog_build import build_catalog
-from dsfs.storage.generations import CATALOG, GenerationStore
+from dsfs.storage.catalog_format import Summary
+from dsfs.storage.generations import CATALOG, PlacedGeneration
 from dsfs.storage.listing import list_version
 from dsfs.storage.origin import Origin
 
@@ -138,14 +140,14 @@ class Library:
 
     def __init__(
         self,
-        store: GenerationStore,
+        catalogs: Catalogs,
         work_dir: Path,
         datasets: DatasetSource,
         nursery: trio.Nursery,
         names_ttl_s: float,
         list_timeout_s: float,
     ) -> None:
-        self._store = store
+        self._catalogs = catalogs
         self._work_dir = work_dir
         shutil.rmtree(work_dir, ignore_errors=True)  # a crash may have left what it was listing
         self._configured = datasets.configured
@@ -156,7 +158,7 @@ class Library:
         self._limiter = trio.CapacityLimiter(WORKERS)
         self._listings = trio.CapacityLimiter(LISTINGS)
         self._datasets: dict[str, Dataset] = {}
-        self._catalogs: dict[Path, Catalog] = {}
+        self._opened_catalogs: dict[Path, Catalog] = {}
         self._opening = threading.Lock()
         self._versions: dict[tuple[str, str], Version] = {}
         self._names: TTLCache[str, list[str]] = TTLCache(NAMES_KEPT, names_ttl_s, timer=trio.current_time)
@@ -167,22 +169,21 @@ class Library:
 
     async def dataset_names(self) -> list[str]:
         """All datasets; those that are known here when the origin does not answer."""
-        known = (
-            set(self._configured) | set(await self._run(self._store.datasets)) if self._home else set(self._configured)
-        )
+        known = set(self._configured)
         if self._home is not None:
+            known |= await self._catalogs.datasets()
             known |= set(await self._names_below("", *self._home, fallback=True))
         return sorted(known)
 
     async def version_names(self, dataset: Dataset) -> list[str]:
         """All versions of the dataset; those that are known here when the origin does not answer."""
-        known = set(await self._run(partial(self._store.versions, dataset.name)))
+        known = await self._catalogs.versions(dataset.name)
         return sorted(known | set(await self._names_below(dataset.name, dataset.origin, dataset.prefix, fallback=True)))
 
     async def dataset(self, name: str) -> Dataset:
         """The dataset; NotFoundError if there is none, OriginError if nobody can tell."""
         if name not in self._datasets:
-            is_known = name in self._configured or (self._home and name in await self._run(self._store.datasets))
+            is_known = name in self._configured or (self._home and name in await self._catalogs.datasets())
             if not is_known and (
                 self._home is None or name not in await self._names_below("", *self._home, fallback=False)
             ):
@@ -196,7 +197,7 @@ class Library:
         if key not in self._versions:
             if (
                 name not in self._names.get(dataset.name, ())
-                and name not in await self._run(partial(self._store.versions, dataset.name))
+                and name not in await self._catalogs.versions(dataset.name)
                 and name not in await self._names_below(dataset.name, dataset.origin, dataset.prefix, fallback=False)
             ):
                 raise NotFoundError(f"dataset {dataset.name!r} has no version {name!r}")
@@ -245,10 +246,10 @@ class Library:
 
     async def meet_catalogued(self) -> None:
         """Take every version that has a catalog here into `versions`."""
-        for name in await self._run(self._store.datasets):
+        for name in await self._catalogs.datasets():
             if name in self._configured or self._home is not None:
                 dataset = await self.dataset(name)
-                for version in await self._run(partial(self._store.versions, name)):
+                for version in await self._catalogs.versions(name):
                     self._versions.setdefault((name, version), Version(dataset, version)).is_catalogued = True
 
     async def generation(self, version: Version) -> Generation:
@@ -289,10 +290,15 @@ class Library:
     async def _make_ready(self, version: Version, ready: trio.Event, is_refresh: bool) -> None:
         version.error = None
         try:
-            path = None if is_refresh else await self._run(partial(self._placed, version))
-            if path is None:
-                path = await self._run(partial(self._list, version), self._listings)
-            await self._make_current(version, path)
+            names = version.dataset.name, version.name
+            placed = None if is_refresh else await self._catalogs.current(*names)
+            if placed is None:
+                async with self._catalogs.turn(*names) as others_had_it:
+                    if others_had_it and not is_refresh:
+                        placed = await self._catalogs.current(*names)
+                    if placed is None:
+                        placed = await self._listed(version)
+            await self._make_current(version, placed.path / CATALOG)
             if is_refresh:
                 version.drifted.clear()
         except NotFoundError as exc:  # nothing there (yet): no fault of anybody
@@ -321,17 +327,22 @@ class Library:
     def _opened(self, path: Path) -> Catalog:
         """In a worker thread: the catalog in that file, which LMDB opens only once in a process."""
         with self._opening:
-            if path not in self._catalogs:
-                self._catalogs[path] = Catalog(path)
-            return self._catalogs[path]
+            if path not in self._opened_catalogs:
+                self._opened_catalogs[path] = Catalog(path)
+            return self._opened_catalogs[path]
 
-    def _placed(self, version: Version) -> Path | None:
-        """In a worker thread: the file of the current generation, if there is one."""
-        placed = self._store.current(version.dataset.name, version.name)
-        return placed.path / CATALOG if placed else None
+    async def _listed(self, version: Version) -> PlacedGeneration:
+        """The generation that the origin has now."""
+        built, summary = await self._run(partial(self._list, version), self._listings)
+        names = version.dataset.name, version.name
+        current = await self._catalogs.current(*names)
+        if current is not None and current.generation == summary.generation:
+            await self._run(built.unlink)
+            return current
+        return await self._catalogs.add(*names, built, asdict(summary))
 
-    def _list(self, version: Version) -> Path:
-        """In a worker thread: the file of the generation that the origin has now."""
+    def _list(self, version: Version) -> tuple[Path, Summary]:
+        """In a worker thread: a catalog of what the origin has now."""
         dataset = version.dataset
         began = time.monotonic()
         prefix = f"{dataset.prefix}{version.name}/"
@@ -350,11 +361,7 @@ class Library:
             "%s/%s: %d files listed in %.1f s, generation %s",
             dataset.name, version.name, summary.files, time.monotonic() - began, summary.generation,
         )  # fmt: skip
-        current = self._store.current(dataset.name, version.name)
-        if current is not None and current.generation == summary.generation:
-            built.unlink()
-            return current.path / CATALOG
-        return self._store.add(dataset.name, version.name, built, asdict(summary)).path / CATALOG
+        return built, summary
 
     async def segment_identities(self, version: Version) -> list[str]:
         """Every segment of every generation of the version, also of those no longer in use."""
@@ -365,7 +372,7 @@ class Library:
     def _identities(self, version: Version) -> list[str]:
         """In a worker thread."""
         found: dict[str, None] = {}
-        for path in self._store.catalogs(version.dataset.name, version.name):
+        for path in self._catalogs.store.catalogs(version.dataset.name, version.name):
             found.update((identity, None) for identity, _, _ in self._opened(path).segments())
         return list(found)
 
@@ -373,5 +380,5 @@ class Library:
         return await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=limiter or self._limiter)
 
     def close(self) -> None:
-        for catalog in self._catalogs.values():
+        for catalog in self._opened_catalogs.values():
             catalog.close()

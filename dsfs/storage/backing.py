@@ -2,6 +2,7 @@
 
     dsfs.json                                        format version, cluster id
     versions/<name>/<version>/<generation>/          catalog.mdb, summary.json: immutable
+    turns/                                           see turn.py
     segments/<aa>/<identity>[.part|.map|.sum]        see segment.py
 
 Concurrency: blocking calls, safe to use from several threads; `_lock` guards the account of bytes.
@@ -115,7 +116,7 @@ class BackingDirectory:
             new.unlink(missing_ok=True)
 
     def _make_folders(self) -> None:
-        for name in ("segments", "versions"):
+        for name in ("segments", "turns", "versions"):
             reach("backing.folder")
             (self.path / name).mkdir(exist_ok=True)
 
@@ -147,6 +148,11 @@ class BackingDirectory:
     def generations(self) -> Path:
         """Where the catalogs of all versions lie."""
         return self.path / "versions"
+
+    @property
+    def turns(self) -> Path:
+        """Where the files lie that nodes lock when it is their turn."""
+        return self.path / "turns"
 
     # ---------------------------------------------------------------- room
 

@@ -11,6 +11,7 @@ from typing import TypeVar
 import trio
 
 from dsfs.cache.ahead import Readahead
+from dsfs.cache.catalogs import Catalogs
 from dsfs.cache.claims import Claims
 from dsfs.cache.drop import Dropper
 from dsfs.cache.fetch import Fetcher
@@ -130,8 +131,12 @@ class Engine:
         )  # fmt: skip
         self.readahead = Readahead(self.fetcher, self.segments, settings.connections)
         self.library = Library(
-            GenerationStore(state / "catalogs", self.backing.generations), state / "listing",
-            OneDataset(origin, settings.at_home), services, settings.names_ttl_s, settings.list_timeout_s,
+            Catalogs(
+                GenerationStore(state / "catalogs", self.backing.generations), self.backing.turns, self.backing_pool,
+                self.health, services,
+            ),
+            state / "listing", OneDataset(origin, settings.at_home), services, settings.names_ttl_s,
+            settings.list_timeout_s,
         )  # fmt: skip
         self.opener = Opener(self.segments, self.index)
         self.reader = Reader(

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from contextlib import suppress
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -34,7 +35,9 @@ class Node:
     def add(self, generation: str, content: bytes | None = None) -> PlacedGeneration:
         """As after a listing; the catalog's bytes are told by the generation unless they are given."""
         self._built.write_bytes(content or generation.encode() * 1000)
-        return self.store.add("photos", "v1", self._built, {"generation": generation, "files": 3})
+        placed = self.store.add("photos", "v1", self._built, {"generation": generation, "files": 3})
+        self.store.share("photos", "v1", placed)
+        return placed
 
     def current(self) -> str | None:
         """The generation that is current, after a look at whether it can be opened here."""
@@ -45,6 +48,11 @@ class Node:
         assert (placed.path / CATALOG).stat().st_size == placed.size
         assert json.loads((placed.path / SUMMARY).read_text())["generation"] == placed.generation
         return placed.generation
+
+    def known(self, dataset: str) -> list[str]:
+        """Versions that have a catalog on either side; datasets if there is no dataset."""
+        names = partial(self.store.versions, dataset) if dataset else self.store.datasets
+        return sorted({*names(True), *names(False)})
 
     def folder(self, side: str) -> Path:
         return (self.local if side == "local" else self.shared) / "photos" / "v1"
@@ -63,7 +71,7 @@ def restart(monkeypatch: pytest.MonkeyPatch, token: str, folder: Path) -> None:
 
 def test_version_without_a_catalog_has_no_generation(node: Node) -> None:
     assert node.current() is None
-    assert node.store.datasets() == node.store.versions("photos") == []
+    assert node.known("") == node.known("photos") == []
     assert node.store.catalogs("photos", "v1") == []
 
 
@@ -73,8 +81,8 @@ def test_generation_lies_on_both_sides_and_the_newest_is_current(node: Node) -> 
         assert placed.path == node.folder("local") / generation
         assert node.current() == generation
     assert sorted(os.listdir(node.folder("local"))) == sorted(os.listdir(node.folder("shared"))) == [A, B]
-    assert node.store.datasets() == ["photos"]
-    assert node.store.versions("photos") == ["v1"]
+    assert node.known("") == ["photos"]
+    assert node.known("photos") == ["v1"]
     assert sorted(node.store.catalogs("photos", "v1")) == [node.folder("local") / name / CATALOG for name in (A, B)]
 
 
@@ -177,7 +185,7 @@ def test_foreign_files_are_passed_over(node: Node) -> None:
     (node.folder("shared") / ".snapshot").mkdir()
     (node.shared / ".snapshot").mkdir()
     assert node.current() == A
-    assert node.store.datasets() == ["photos"]
+    assert node.known("") == ["photos"]
 
 
 @pytest.mark.expects_log("cannot be put into the backing directory")

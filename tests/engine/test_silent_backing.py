@@ -110,7 +110,7 @@ async def test_nobody_waits_and_nothing_is_sent_there_while_it_is_known_to_be_si
         faults.reached.clear()
         assert await engine.read(large) == CONTENT
         assert await engine.read(small) == SMALL
-        assert [point for point in faults.reached if not point.startswith("index.")] == []
+        assert not [point for point in faults.reached if not point.startswith("index.")]
         assert engine.metrics.fill_skipped_bytes.value("slow") == len(CONTENT) + len(SMALL)
         await silence.end()
         for file in (large, small):
@@ -217,6 +217,49 @@ async def test_fills_that_hang_leave_readers_their_memory(
         mock_clock.rate = 0.0
         gate.open()
         engine.opener.release(file)
+
+
+async def test_names_and_catalogs_are_had_without_it(
+    tmp_path: Path, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is here is known, and what is not is listed; it is shared when the daemon starts the next time."""
+    origin = sample()
+    async with running(tmp_path, origin, SETTINGS) as engine:
+        await engine.open("v1/large")
+    origin.put(PREFIX + "v2/large", CONTENT)
+    async with running(tmp_path, origin, SETTINGS) as engine:
+        silence = Silence(engine, mock_clock, Faults(monkeypatch))
+        silence.begin()
+        await silence.notice()
+        listed = len(origin.lists)
+        dataset = await engine.library.dataset("photos")
+        assert await engine.read_path("v1/small") == SMALL
+        assert len(origin.lists) == listed, "the catalog is here"
+        assert await engine.library.version_names(dataset) == ["v1", "v2"]
+        assert await engine.read_path("v2/large") == CONTENT
+        await silence.end()
+    async with running(tmp_path, origin, SETTINGS) as engine:
+        await engine.open("v2/large")
+        assert sorted(path.name for path in (engine.backing.generations / "photos").iterdir()) == ["v1", "v2"]
+
+
+async def test_catalog_that_is_looked_for_when_the_silence_begins_is_had_in_time(
+    tmp_path: Path, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path, sample(), SETTINGS) as engine:
+        silence = Silence(engine, mock_clock, Faults(monkeypatch))
+        silence.begin()
+        got: list[bytes] = []
+
+        async def read() -> None:
+            got.append(await engine.read_path("v1/small"))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            await silence.notice()
+            await until(lambda: got, "the read")
+        assert got == [SMALL]
+        await silence.end()
 
 
 async def test_condition_tells_silent_for_a_moment_from_down(
