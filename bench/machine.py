@@ -4,6 +4,7 @@ import mmap
 import os
 import platform
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,8 +124,9 @@ def usage_of(pid: int) -> Usage:
 def _family(pid: int) -> list[int]:
     members = [pid]
     for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            members += _family(int(child))
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended has no children
+            for child in (task / "children").read_text().split():
+                members += _family(int(child))
     return members
 
 

@@ -1,9 +1,9 @@
 """The command line: `dsfs <command>`.
 
-Every command but `mount` and `config` asks the running daemon through its control socket.  An error of the
-user, the daemon or the origin is one line on standard error (`dsfs: ...`) and an exit code of `EXIT_CODES`; a
-traceback is a bug.  What a command does not need is not imported: `dsfs status --json` loads neither rich nor
-trio, and only `mount --foreground` loads the daemon.
+Every command but `mount` and `config` asks the running daemon through its control socket, and returns what is to be
+printed.  An error of the user, the daemon or the origin is one line on standard error (`dsfs: ...`, with --json an
+object) and an exit code of `EXIT_CODES`; a traceback is a bug.  What a command does not need is not imported: `dsfs
+status --json` loads neither rich nor trio, and only `mount --foreground` loads the daemon.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from dsfs import __version__
 from dsfs.admin.client import ControlClient
 from dsfs.config import DEFAULT_PATH, Config, load
-from dsfs.model.errors import BusyError, ConfigError, DaemonUnreachableError, DsfsError
+from dsfs.model.errors import BusyError, ConfigError, DaemonUnreachableError, DsfsError, UsageError
 from dsfs.model.printable import printable
 from dsfs.model.quantity import parse_duration
 
@@ -38,32 +39,44 @@ EXIT_CODES: Mapping[int, str] = MappingProxyType(
     }
 )
 _CODE_OF_ERROR: Mapping[type[DsfsError], int] = MappingProxyType(
-    {ConfigError: 2, DaemonUnreachableError: 3, BusyError: 4}
+    {ConfigError: 2, UsageError: 2, DaemonUnreachableError: 3, BusyError: 4}
 )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code.  SystemExit comes from argparse only (usage, --help, --version)."""
+    """Run one command; the exit code.  SystemExit comes from argparse only (--help, --version)."""
+    words = sys.argv[1:] if argv is None else argv
     _open_standard_streams()
     if hasattr(sys.stdout, "reconfigure"):
         # A name that the terminal's encoding lacks must not end the command.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        args = _parser().parse_args(argv)
-        code: int = args.run(args)
-        sys.stdout.flush()
+        args = _parser().parse_args(words)
+        _print(args.run(args))
     except DsfsError as exc:
-        return _report(exc)
+        return _report(exc, as_json="--json" in words)
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        # Python flushes stdout once more at its end, which must not fail a second time.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except Exception:
         sys.excepthook(*sys.exc_info())
         return 70
-    return code
+    return 0
+
+
+def _print(text: str) -> None:
+    """The one place that writes to standard output.  DsfsError if that takes no more.
+
+    A reader who left (`dsfs status | head -1`) has seen enough, which is no error.  Coreutils die of SIGPIPE then; a
+    command that has dropped a version or mounted must not look as if it had not, so this one ends with 0.
+    """
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as exc:
+        # Python flushes stdout once more at its end, which must not fail a second time.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(exc, BrokenPipeError):
+            raise DsfsError(f"standard output: {exc.strerror}") from None
 
 
 def _open_standard_streams() -> None:
@@ -74,20 +87,28 @@ def _open_standard_streams() -> None:
             setattr(sys, name, open(fd if null == fd else null, mode))  # noqa: SIM115
 
 
-def _report(error: DsfsError) -> int:
-    for line in str(error).splitlines() or [type(error).__name__]:
-        print(f"dsfs: {printable(line)}", file=sys.stderr)
-    own: int | None = getattr(error, "exit_code", None)  # of a daemon that did not start
-    if own is not None:
-        return own
-    return next((code for kind, code in _CODE_OF_ERROR.items() if isinstance(error, kind)), 1)
+def _report(error: DsfsError, *, as_json: bool) -> int:
+    code = next((code for kind, code in _CODE_OF_ERROR.items() if isinstance(error, kind)), 1)
+    code = getattr(error, "exit_code", code)  # that of a daemon which did not start
+    if as_json:
+        _complain(json.dumps({"error": str(error), "kind": type(error).__name__, "exit_code": code}))
+    else:
+        for line in str(error).splitlines() or [type(error).__name__]:
+            _complain(f"dsfs: {printable(line)}")
+    return code
+
+
+def _complain(line: str) -> None:
+    """The line on standard error; where that takes nothing either, the exit code has to do."""
+    with suppress(OSError):
+        print(line, file=sys.stderr)
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line like all others."""
+    """A parser whose errors are like all others."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"dsfs: {printable(message)} (see {self.prog} --help)\n")
+        raise UsageError(f"{message} (see {self.prog} --help)")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -115,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _command(
-    commands: Any, name: str, run: Callable[[argparse.Namespace], int], help: str, parents: Sequence[Any]
+    commands: Any, name: str, run: Callable[[argparse.Namespace], str], help: str, parents: Sequence[Any]
 ) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = commands.add_parser(name, help=help, description=help, parents=parents)
     command.set_defaults(run=run)
@@ -133,7 +154,10 @@ def _add_lifecycle(commands: Any, which: argparse.ArgumentParser, either: argpar
     )
     unmount = _command(commands, "unmount", _unmount, "end the daemon and its mount", [either])
     unmount.add_argument(
-        "--now", "--lazy", action="store_true", help="do not wait for open files: their readers get errors"
+        "--now",
+        "--lazy",
+        action="store_true",
+        help="do not wait for open files (their readers get errors), nor for a daemon that does not answer",
     )
     unmount.add_argument(
         "--timeout", type=_duration, default=60.0, metavar="T", help="wait for it so long (60s)"
@@ -142,17 +166,17 @@ def _add_lifecycle(commands: Any, which: argparse.ArgumentParser, either: argpar
 
 def _add_questions(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> None:
     ls = _command(commands, "ls", _ls, "list datasets, versions or files, and how much is resident", parents)
-    ls.add_argument("target", nargs="?", metavar="NAME[/VERSION[/PATH]]")
+    ls.add_argument("target", nargs="?", metavar="NAME[/VERSION[/PATH]]", help="or a path of the mount")
     status = _command(
         commands, "status", _status, "the state of the daemon, the origins, the backing and versions", parents
     )
-    status.add_argument("target", nargs="?", metavar="NAME[/VERSION]")
+    status.add_argument("target", nargs="?", metavar="NAME[/VERSION]", help="or a path of the mount")
     why = _command(commands, "why", _why, "where the bytes of a file come from, and why", parents)
     why.add_argument("path", metavar="PATH", help="a path of the mount, or NAME/VERSION/PATH")
     drop = _command(commands, "drop", _drop, "delete the resident bytes of a version", parents)
     refresh = _command(commands, "refresh", _refresh, "list a version again", parents)
     for command in (drop, refresh):
-        command.add_argument("target", type=_version_name, metavar="NAME/VERSION")
+        command.add_argument("target", metavar="NAME/VERSION", help="or a path of the mount")
     _command(commands, "metrics", _metrics, "all counters, in the Prometheus text format", parents)
 
 
@@ -170,13 +194,6 @@ def _duration(text: str) -> float:
         return parse_duration(text)
     except ValueError as exc:
         raise argparse.ArgumentTypeError(f"{text!r}: {exc}") from None
-
-
-def _version_name(text: str) -> str:
-    name, _, version = text.strip("/").partition("/")
-    if not name or not version or "/" in version:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected NAME/VERSION")
-    return f"{name}/{version}"
 
 
 def _config(args: argparse.Namespace) -> Config:
@@ -207,33 +224,43 @@ def _in_mount(path: str, mountpoint: Path | None) -> str:
     return resolved if Path(resolved).is_relative_to(mountpoint) else absolute
 
 
-def _print_json(answer: object) -> int:
-    print(json.dumps(answer, indent=2))
-    return 0
+def _version_in_mount(target: str, mountpoint: Path | None) -> str:
+    """As `_in_mount`; so deep inside the mount that a relative path names no version, the target is NAME/VERSION."""
+    found = _in_mount(target, mountpoint)
+    is_too_deep = mountpoint is not None and found != target and len(Path(found).relative_to(mountpoint).parts) > 2
+    return target if is_too_deep and not target.startswith("/") else found
+
+
+def _json(answer: object) -> str:
+    return json.dumps(answer, indent=2) + "\n"
 
 
 def _page() -> "Page":
     from dsfs.admin.render import Page
 
-    return Page(time.time())
+    return Page(time.time(), is_terminal=sys.stdout.isatty())
 
 
-def _mount(args: argparse.Namespace) -> int:
+def _mount(args: argparse.Namespace) -> str:
     from dsfs.admin.preflight import preflight
 
     config = _config(args)
     warnings = preflight(config)
     if args.foreground:
-        return _be_daemon(config, warnings, force=args.force)
+        _be_daemon(config, warnings, force=args.force)
+        return ""
     from dsfs.admin.launch import daemon_command, launch
+    from dsfs.storage.mounts import mount_at
 
     options = ["--config", str(config.source), *(["--force"] if args.force else [])]
+    # Its name may be mistyped: that the daemon makes it is to be seen.
+    is_new = mount_at(config.mountpoint) is None and not os.path.lexists(config.mountpoint)
     launch(daemon_command(options), config.log_file, timeout_s=args.timeout)
-    print(f"mounted at {config.mountpoint}, log in {config.log_file}")
-    return 0
+    made = f"made {config.mountpoint}\n" if is_new else ""
+    return f"{made}mounted at {config.mountpoint}, log in {config.log_file}\n"
 
 
-def _be_daemon(config: Config, warnings: Sequence[str], *, force: bool) -> int:
+def _be_daemon(config: Config, warnings: Sequence[str], *, force: bool) -> None:
     import logging
 
     from dsfs.daemon import run
@@ -244,97 +271,76 @@ def _be_daemon(config: Config, warnings: Sequence[str], *, force: bool) -> int:
         logging.getLogger("dsfs.config").warning("%s: %s", config.source, warning)
     os.chdir("/")  # a daemon must not keep the file system busy that it was started from
     try:
-        return run(config, force=force)
+        run(config, force=force)
     finally:
         writer.write_summaries()
 
 
-def _unmount(args: argparse.Namespace) -> int:
+def _unmount(args: argparse.Namespace) -> str:
     from dsfs.admin.unmount import unmount
 
     client, mountpoint = _daemon(args)
-    print(unmount(client, mountpoint, now=args.now, timeout_s=args.timeout))
-    return 0
+    done = unmount(
+        client, mountpoint, now=args.now, timeout_s=args.timeout, tell=lambda line: _complain(f"dsfs: {line}")
+    )
+    return f"{done}\n"
 
 
-def _ls(args: argparse.Namespace) -> int:
+def _ls(args: argparse.Namespace) -> str:
     client, mountpoint = _daemon(args)
     target = _in_mount(args.target, mountpoint) if args.target else None
     answer = client.call("ls", {"target": target})
-    if args.json:
-        return _print_json(answer)
-    _page().ls(answer)
-    return 0
+    return _json(answer) if args.json else _page().ls(answer)
 
 
-def _status(args: argparse.Namespace) -> int:
-    client, _ = _daemon(args)
-    answer = client.call("status", {"target": args.target} if args.target else {})
-    if args.json:
-        return _print_json(answer)
-    _page().status(answer)
-    return 0
+def _status(args: argparse.Namespace) -> str:
+    client, mountpoint = _daemon(args)
+    answer = client.call("status", {"target": _version_in_mount(args.target, mountpoint)} if args.target else {})
+    return _json(answer) if args.json else _page().status(answer)
 
 
-def _why(args: argparse.Namespace) -> int:
+def _why(args: argparse.Namespace) -> str:
     client, mountpoint = _daemon(args)
     answer = client.call("why", {"path": _in_mount(args.path, mountpoint)})
+    return _json(answer) if args.json else _page().why(answer)
+
+
+def _drop(args: argparse.Namespace) -> str:
+    client, mountpoint = _daemon(args)
+    answer = client.call("drop", {"target": _version_in_mount(args.target, mountpoint)}, timeout_s=None)
     if args.json:
-        return _print_json(answer)
-    _page().why(answer)
-    return 0
+        return _json(answer)
+    dropped = f"{answer['dropped_bytes']:,} bytes of {answer['segments']:,} segments dropped"
+    return printable(f"{answer['dataset']}/{answer['version']}: {dropped}") + "\n"
 
 
-def _drop(args: argparse.Namespace) -> int:
-    client, _ = _daemon(args)
-    answer = client.call("drop", {"target": args.target}, timeout_s=None)
+def _refresh(args: argparse.Namespace) -> str:
+    client, mountpoint = _daemon(args)
+    answer = client.call("refresh", {"target": _version_in_mount(args.target, mountpoint)}, timeout_s=None)
     if args.json:
-        return _print_json(answer)
-    print(
-        printable(
-            f"{args.target}: {answer['dropped_bytes']:,} bytes of {answer['segments']:,} segments dropped"
-        )
-    )
-    return 0
-
-
-def _refresh(args: argparse.Namespace) -> int:
-    client, _ = _daemon(args)
-    answer = client.call("refresh", {"target": args.target}, timeout_s=None)
-    if args.json:
-        return _print_json(answer)
-    held = f"{answer['files']:,} files, {answer['bytes']:,} bytes"
+        return _json(answer)
     change = f"instead of {answer['previous']}" if answer["changed"] else "as before"
-    print(printable(f"{args.target}: generation {answer['generation']} {change}, {held}"))
-    return 0
+    held = f"generation {answer['generation']} {change}, {answer['files']:,} files, {answer['bytes']:,} bytes"
+    return printable(f"{answer['dataset']}/{answer['version']}: {held}") + "\n"
 
 
-def _metrics(args: argparse.Namespace) -> int:
+def _metrics(args: argparse.Namespace) -> str:
     client, _ = _daemon(args)
     answer = client.call("metrics")
-    if args.json:
-        return _print_json(answer)
-    print(answer["text"], end="")
-    return 0
+    return _json(answer) if args.json else str(answer["text"])
 
 
-def _config_check(args: argparse.Namespace) -> int:
+def _config_check(args: argparse.Namespace) -> str:
     from dsfs.admin.preflight import preflight
 
     warnings = preflight(_config(args))
     if args.json:
-        return _print_json({"ok": True, "warnings": warnings})
-    print("ok")
-    for warning in warnings:
-        print(f"warning: {printable(warning)}")
-    return 0
+        return _json({"ok": True, "warnings": warnings})
+    return "".join(f"{line}\n" for line in ["ok", *(f"warning: {printable(warning)}" for warning in warnings)])
 
 
-def _config_show(args: argparse.Namespace) -> int:
+def _config_show(args: argparse.Namespace) -> str:
     from dsfs.admin.config_text import to_json, to_toml
 
     config = _config(args)
-    if args.json:
-        return _print_json(to_json(config))
-    print(to_toml(config), end="")
-    return 0
+    return _json(to_json(config)) if args.json else to_toml(config)

@@ -33,6 +33,7 @@ from dsfs.cache.drop import Dropper
 from dsfs.cache.fetch import Fetcher
 from dsfs.cache.fill import Filler
 from dsfs.cache.health import BackingHealth
+from dsfs.cache.lanes import Lanes
 from dsfs.cache.library import Library
 from dsfs.cache.memory import Memory, fills_at_once, shares
 from dsfs.cache.open import Opener
@@ -65,8 +66,8 @@ M_ARENA_MAX = -8  # of malloc.h
 DRAIN_S = 10.0  # and queued fills so long
 
 
-def run(config: Config, *, force: bool) -> int:
-    """Mount and serve until told to stop; returns the exit code.  DsfsError if it cannot start."""
+def run(config: Config, *, force: bool) -> None:
+    """Mount and serve until told to stop.  DsfsError if it cannot start."""
     try:
         with ExitStack() as stack:
             stack.enter_context(state_lock(config.state_dir))
@@ -87,7 +88,7 @@ def run(config: Config, *, force: bool) -> int:
             metrics = Metrics()
             datasets = Datasets(config, metrics)
             stack.callback(datasets.close)
-            return trio.run(Daemon(config, backing, index, metrics, datasets).serve)
+            trio.run(Daemon(config, backing, index, metrics, datasets).serve)
     except BaseExceptionGroup as group:
         error: BaseException = group
         while isinstance(error, BaseExceptionGroup):
@@ -112,11 +113,11 @@ class Daemon:
     def _build(self, services: trio.Nursery) -> None:
         config, metrics, backing, index = self.config, self.metrics, self.backing, self.index
         bridge = Bridge()
-        self.origin_pool = Pool("origin", config.origin.connections, bridge)
+        origins = self.datasets.origins
         self.backing_pool = Pool("backing", BACKING_THREADS, bridge)
         self.memory, self.resident_memory = (
             Memory(share_bytes, lambda run: run.segment.forget(run))
-            for share_bytes in shares(config.memory.limit_bytes, config.origin.connections)
+            for share_bytes in shares(config.memory.limit_bytes, config.origin.connections * len(origins))
         )
         self.filling_pool = Pool("filling", fills_at_once(self.memory.limit_bytes), bridge)
         self.sealing_pool = Pool("sealing", SEALING_THREADS, bridge)
@@ -132,13 +133,14 @@ class Daemon:
             config.origin.timeout_s / 3,
             random.Random(),
         )
+        self.lanes = Lanes(bridge, config.origin.connections, self.memory.limit_bytes // min(2, len(origins)))
         self.filler = Filler(
             self.memory, self.filling_pool, self.sealing_pool, bridge, backing, self.health, claims, index, metrics
         )
         self.segments = SegmentTable(backing, self.backing_pool, self.health, self.filler)
         self.fetcher = Fetcher(
             self.memory,
-            self.origin_pool,
+            self.lanes,
             bridge,
             self.filler,
             claims,
@@ -208,7 +210,6 @@ class Daemon:
 
     def _connect_gauges(self) -> None:
         self.metrics.backing_used_bytes.read_from(lambda: self.backing.used_bytes)
-        self.metrics.backing_free_bytes.read_from(lambda: self.backing.space()[1])
         self.metrics.memory_used_bytes.read_from(self._buffered_bytes)
         self.metrics.memory_limit_bytes.read_from(lambda: self.config.memory.limit_bytes)
 
@@ -217,7 +218,7 @@ class Daemon:
 
     # ---------------------------------------------------------------- serving
 
-    async def serve(self) -> int:
+    async def serve(self) -> None:
         """Everything from the start of trio to its end."""
         self._stopping, self._hurrying = trio.Event(), trio.Event()
         self._notifier = Notifier.from_environment()
@@ -251,7 +252,6 @@ class Daemon:
         if not self.recovery.is_inside:  # else its thread goes on, and the next start rebuilds anew
             self.index.close(clean=is_drained and not self.backing.was_away)
         log.info("stopped")
-        return 0
 
     async def _serve_requests(self, session: Session) -> None:
         """Answer requests until a signal, the verb `stop`, or an unmount by somebody else."""
@@ -311,7 +311,8 @@ class Daemon:
                 await self.filler.flush_index()
                 is_drained = not (self.filler.in_flight or self.fetcher.in_flight)
                 nursery.cancel_scope.cancel()
-        for pool in (self.origin_pool, self.backing_pool, self.filling_pool, self.sealing_pool, self.claims_pool):
+        self.lanes.close()
+        for pool in (self.backing_pool, self.filling_pool, self.sealing_pool, self.claims_pool):
             pool.close()
         return is_drained and not scope.cancelled_caught
 

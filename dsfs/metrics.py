@@ -16,6 +16,9 @@ log = logging.getLogger(__name__)
 
 # From a page-cache hit to the longest a reader waits by default.
 SECONDS_BUCKETS = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0)
+OPERATIONS = ("list", "get")
+ORIGIN_ERRORS = ("temporary", "refused", "no_bucket", "other")  # the kinds of OriginError
+SKIPPED = ("limit", "floor", "paused", "error", "slow", "dropped")
 
 
 class Metric:
@@ -38,18 +41,24 @@ class Metric:
 
 
 class Counter(Metric):
-    """A number that only grows while the daemon lives."""
+    """A number that only grows while the daemon lives.
+
+    `values` are all that its label may have, each counted from 0 on; without them any may occur, and few should.
+    """
 
     type = "counter"
 
-    def __init__(self, name: str, help: str, label: str = "") -> None:
+    def __init__(self, name: str, help: str, label: str = "", values: Sequence[str] = ()) -> None:
         super().__init__(name, help, label)
         self._lock = threading.Lock()
-        self._values: dict[str, float] = {} if label else {"": 0}
+        self._is_open = bool(label and not values)
+        self._values: dict[str, float] = dict.fromkeys(values or (() if label else ("",)), 0)
 
     def add(self, amount: float = 1, label: str = "") -> None:
-        """Count `amount`; a counter with a label needs its value, and few values may ever occur."""
+        """Count `amount`; a counter with a label needs its value, ValueError if that is none of those declared."""
         with self._lock:
+            if label not in self._values and not self._is_open:
+                raise ValueError(f"{self.name}: {label!r} is no {self.label} that was declared")
             self._values[label] = self._values.get(label, 0) + amount
 
     def value(self, label: str = "") -> float:
@@ -63,16 +72,16 @@ class Counter(Metric):
 
 
 class Gauge(Metric):
-    """A number that is asked for when somebody looks; without a source there is no sample."""
+    """A number that is asked for when somebody looks; without a source, or while that has none, there is no sample."""
 
     type = "gauge"
 
     def __init__(self, name: str, help: str, label: str = "") -> None:
         super().__init__(name, help, label)
-        self._read: Callable[[], float | Mapping[str, float]] | None = None
+        self._read: Callable[[], float | Mapping[str, float] | None] | None = None
 
-    def read_from(self, read: Callable[[], float | Mapping[str, float]]) -> None:
-        """Take the value from `read`, which must be quick: a number, or one per value of the label."""
+    def read_from(self, read: Callable[[], float | Mapping[str, float] | None]) -> None:
+        """Take the value from `read`, which must be quick: a number, one per value of the label, or None."""
         self._read = read
 
     def samples(self) -> Iterator[tuple[str, Mapping[str, str], float]]:
@@ -87,7 +96,7 @@ class Gauge(Metric):
         if isinstance(found, Mapping):
             for label, value in sorted(found.items()):
                 yield "", {self.label: label}, value
-        else:
+        elif found is not None:
             yield "", {}, found
 
 
@@ -158,6 +167,9 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = Registry()
         declare = self.registry.declare
+        self.directory_requests = declare(
+            Counter("directory.requests_total", "Requests for the names of a directory that reached the daemon.")
+        )
         self.read_requests = declare(Counter("read.requests_total", "Reads that reached the daemon."))
         self.read_bytes = declare(Counter("read.bytes_total", "Bytes given to readers by the daemon."))
         self.read_resident_bytes = declare(
@@ -170,10 +182,15 @@ class Metrics:
             Histogram("read.seconds", "Time the daemon took to answer a read.", SECONDS_BUCKETS)
         )
         self.origin_requests = declare(
-            Counter("origin.requests_total", "Requests sent to the origin, by operation.", "operation")
+            Counter("origin.requests_total", "Requests sent to the origin, by operation.", "operation", OPERATIONS)
         )
         self.origin_errors = declare(
-            Counter("origin.errors_total", "Requests to the origin that failed, by error.", "error")
+            Counter(
+                "origin.errors_total",
+                f"Requests to the origin that failed, by error: {', '.join(ORIGIN_ERRORS)}.",
+                "error",
+                ORIGIN_ERRORS,
+            )
         )
         self.origin_retries = declare(
             Counter("origin.retries_total", "Requests sent once more after a failure.")
@@ -195,7 +212,12 @@ class Metrics:
         )
         self.fill_bytes = declare(Counter("fill.bytes_total", "Bytes written into the backing directory."))
         self.fill_skipped_bytes = declare(
-            Counter("fill.skipped_bytes_total", "Fetched bytes not written there, by reason.", "reason")
+            Counter(
+                "fill.skipped_bytes_total",
+                f"Fetched bytes not written there, by reason: {', '.join(SKIPPED)}.",
+                "reason",
+                SKIPPED,
+            )
         )
         self.seal_segments = declare(Counter("seal.segments_total", "Segments completed and sealed."))
         self.drop_bytes = declare(Counter("drop.bytes_total", "Bytes deleted by request."))

@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from dsfs.model.errors import DsfsError
 
@@ -49,23 +50,23 @@ def launch(command: Sequence[str], log_file: Path, *, timeout_s: float) -> Start
 
     Raises StartError if it ends before, DsfsError (after ending it) if it takes longer than `timeout_s`.
     """
-    log_start = _prepared_log(log_file)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WATCHDOG_")}
     with (
+        _opened_log(log_file) as log,
         tempfile.TemporaryDirectory(prefix="dsfs-") as private,
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notices,
     ):
+        log_start = log.tell()
         address = f"{private}/notify"
         notices.bind(address)
-        with log_file.open("ab") as log:
-            daemon = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                env=environment | {"NOTIFY_SOCKET": address},
-            )
+        daemon = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env=environment | {"NOTIFY_SOCKET": address},
+        )
         try:
             status = _wait_ready(daemon, notices, log_file, log_start, timeout_s)
         except BaseException:
@@ -76,17 +77,15 @@ def launch(command: Sequence[str], log_file: Path, *, timeout_s: float) -> Start
     return started
 
 
-def _prepared_log(log_file: Path) -> int:
-    """Make room for the log, keeping one old one; gives where the new daemon's part begins."""
+def _opened_log(log_file: Path) -> BinaryIO:
+    """The log, open behind its end; one that has grown large is put aside.  DsfsError if it cannot be written."""
     try:
         log_file.parent.mkdir(parents=True, exist_ok=True)
-        size_bytes = log_file.stat().st_size if log_file.exists() else 0
-        if size_bytes <= ROTATE_BYTES:
-            return size_bytes
-        log_file.replace(log_file.with_name(log_file.name + ".1"))
+        if log_file.exists() and log_file.stat().st_size > ROTATE_BYTES:
+            log_file.replace(log_file.with_name(log_file.name + ".1"))
+        return log_file.open("ab")
     except OSError as exc:
-        raise DsfsError(f"{exc.filename}: {exc.strerror}") from None
-    return 0
+        raise DsfsError(f"the log of the daemon cannot be written: {exc.filename}: {exc.strerror}") from None
 
 
 def _wait_ready(

@@ -15,6 +15,7 @@ from typing import TypeVar
 import trio
 
 from dsfs import __version__
+from dsfs.admin.targets import ANYTHING, FILE, VERSION, VERSIONS
 from dsfs.cache.datasets import Datasets
 from dsfs.cache.fill import Filler
 from dsfs.cache.health import BackingHealth
@@ -67,11 +68,18 @@ class Queries:
         except trio.TooSlowError:
             raise BackingError("backing directory does not answer") from None
 
+    async def free_bytes(self) -> int | None:
+        """Free bytes of the backing directory's file system; None if it does not tell."""
+        try:
+            return (await self.ask_backing(self.backing.space))[1]
+        except (BackingError, OSError):
+            return None
+
     # ---------------------------------------------------------------- status
 
     async def status(self, target: str | None) -> Answer:
         """All of the daemon, or what concerns NAME or NAME/VERSION."""
-        names = target.strip("/").split("/") if target else []
+        names = VERSIONS.names_in(target or "", self.mountpoint)
         versions = [
             version
             for version in await self._versions(names)
@@ -94,8 +102,6 @@ class Queries:
 
     async def _versions(self, names: list[str]) -> list[Version]:
         """The versions somebody has looked at, and all that have a catalog here."""
-        if len(names) > 2:
-            raise NotFoundError(f"{'/'.join(names)!r} is neither NAME nor NAME/VERSION")
         with trio.move_on_after(CATALOGS_FOUND_S) as scope:
             await self.library.meet_catalogued()
         if scope.cancelled_caught:
@@ -111,7 +117,7 @@ class Queries:
             with self.health.patience():
                 reason, free, floor = await self.ask_backing(self._room)
         except BackingError as exc:
-            reason, free, floor = str(exc), 0, 0
+            reason, free, floor = str(exc), None, None
         condition = self.health.condition
         return {
             "path": str(self.backing.path),
@@ -122,15 +128,16 @@ class Queries:
             "floor_bytes": floor,
             "free_bytes": free,
             "unfilled_bytes": self.backing.unfilled_bytes,
+            "unfilled_at_s": self.backing.unfilled_at_s,
         }
 
-    def _room(self) -> tuple[str, int, int]:
-        """In a worker thread: why nothing is filled ("" while fills go on), free bytes, and the floor in bytes."""
+    def _room(self) -> tuple[str, int | None, int | None]:
+        """In a worker thread: why nothing is filled ("" while fills go on); free bytes, and the floor, if known."""
         reason = self.backing.why_not_filling()
         try:
             _, free, floor = self.backing.space()
         except OSError:
-            return reason, 0, 0
+            return reason, None, None
         return reason, free, floor
 
     async def _version(self, version: Version) -> Answer:
@@ -140,7 +147,7 @@ class Queries:
             "version": version.name,
             "state": version.state,
             "error": str(version.error) if version.error else None,
-            "drifted": list(version.drifted)[:DRIFTED_SHOWN],
+            "drifted": sorted(version.current.drifted)[:DRIFTED_SHOWN] if version.current else [],
         }
         generation = version.current
         if generation is None and version.ready is None and version.is_catalogued:
@@ -198,7 +205,7 @@ class Queries:
 
     async def ls(self, target: str | None) -> Answer:
         """What is at NAME, NAME/VERSION[/PATH], or at the top."""
-        names = self._relative(target).split("/") if target and self._relative(target) else []
+        names = ANYTHING.names_in(target or "", self.mountpoint)
         if not names:
             datasets = await self.library.dataset_names()
             return {"entries": [_named(name, "dataset") for name in datasets]}
@@ -240,9 +247,7 @@ class Queries:
 
     async def why(self, path: str) -> Answer:
         """Where the bytes of one file come from."""
-        names = self._relative(path).split("/")
-        if len(names) < 3:
-            raise NotFoundError(f"{path!r} names no file (NAME/VERSION/PATH)")
+        names = FILE.names_in(path, self.mountpoint)
         generation, entry = await self._resolve(names)
         if entry.is_dir:
             raise NotFoundError(f"{path!r} is a directory")
@@ -294,15 +299,15 @@ class Queries:
             "last_error": error and {"at_s": error[0], "message": error[1]},
         }
 
+    async def version(self, target: str) -> Version:
+        """The version that NAME/VERSION, or a path of the mount, names."""
+        name, version = VERSION.names_in(target, self.mountpoint)
+        return await self.library.version(await self.library.dataset(name), version)
+
     async def _resolve(self, names: list[str]) -> tuple[Generation, Entry]:
         version = await self.library.version(await self.library.dataset(names[0]), names[1])
         generation = await self.library.generation(version)
         return generation, generation.catalog.resolve("/".join(names[2:]))
-
-    def _relative(self, target: str) -> str:
-        """The target below the mountpoint, without slashes around it."""
-        path = target.removeprefix(str(self.mountpoint)) if target.startswith("/") else target
-        return path.strip("/")
 
 
 def _named(name: str, kind: str) -> Answer:
@@ -321,11 +326,3 @@ def _origin(origin: Origin) -> Answer:
         "requests": counts["list_requests"] + counts["get_requests"],
         "bytes": counts["get_bytes"],
     }
-
-
-async def resolve_version(library: Library, target: str) -> Version:
-    """The version that NAME/VERSION names."""
-    names = target.strip("/").split("/")
-    if len(names) != 2:
-        raise DsfsError(f"{target!r} is not NAME/VERSION")
-    return await library.version(await library.dataset(names[0]), names[1])

@@ -1,9 +1,9 @@
 """What the daemon answered, for people: tables and lines.  Names are escaped, they may hold anything."""
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, TextIO
+from io import StringIO
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -14,24 +14,28 @@ from dsfs.model.quantity import format_duration, format_pct, format_size
 
 Answer = Mapping[str, Any]
 
+_NEWS_S = 600.0  # what was not filled is told so long; then it is a figure of `dsfs metrics`
 _WIDE = 100_000  # a pipe has no width: what goes into one must not be folded
 
 
 class Page:
-    """Writes to a terminal or a pipe; `now_s` is what "ago" counts from."""
+    """Text for a terminal, as wide as that is, or for a pipe; `now_s` is what "ago" counts from."""
 
-    def __init__(self, now_s: float, stream: TextIO | None = None) -> None:
-        stream = stream or sys.stdout
-        width = None if stream.isatty() else _WIDE
-        self._console = Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
+    def __init__(self, now_s: float, *, is_terminal: bool = False) -> None:
+        self._text = StringIO()
+        self._console = Console(
+            file=self._text, force_terminal=is_terminal, width=None if is_terminal else _WIDE,
+            highlight=False, markup=False, emoji=False,
+        )  # fmt: skip
         self._now_s = now_s
 
-    def ls(self, answer: Answer) -> None:
+    def ls(self, answer: Answer) -> str:
         """The entries below a target."""
         columns = ("NAME", "SIZE", "RESIDENT", "%", "FILES", "STATE")
         self._table(columns, [_entry_row(entry) for entry in answer["entries"]])
+        return self._text.getvalue()
 
-    def status(self, answer: Answer) -> None:
+    def status(self, answer: Answer) -> str:
         """The daemon, what it depends on, and its versions; then what is not as it should be."""
         self._pairs(self._status_pairs(answer))
         versions = answer.get("versions") or []
@@ -41,10 +45,12 @@ class Page:
             self._table(columns, [_version_row(version) for version in versions])
         for version in versions:
             self._anomalies(version)
+        return self._text.getvalue()
 
-    def why(self, answer: Answer) -> None:
+    def why(self, answer: Answer) -> str:
         """Where the bytes of one file come from."""
         self._pairs(self._why_pairs(answer))
+        return self._text.getvalue()
 
     def _status_pairs(self, answer: Answer) -> Iterator[tuple[str, str]]:
         daemon = answer["daemon"]
@@ -58,13 +64,16 @@ class Page:
                 yield "", f"last error {self._ago(origin.get('error_at_s'))}: {origin['error']}"
         backing = answer["backing"]
         used = f"{format_size(backing['used_bytes'])} of {format_size(backing['limit_bytes'])} used"
-        floor = format_size(backing["floor_bytes"])
-        free = f"{format_size(backing['free_bytes'])} free, {floor} are never taken"
-        yield "backing", f"{backing['path']}: {backing['state']}, {used}, {free}"
+        free, floor = backing["free_bytes"], backing["floor_bytes"]
+        room = "" if free is None else f", {format_size(free)} free"
+        room += f", {format_size(floor)} are never taken" if floor else ""
+        yield "backing", f"{backing['path']}: {backing['state']}, {used}{room}"
         if backing["state"] != "ok":
             yield "", f"nothing is filled because {backing.get('reason') or 'of an unknown reason'}"
-        if backing.get("unfilled_bytes"):
-            yield "", f"{format_size(backing['unfilled_bytes'])} were fetched and not filled"
+        unfilled_at_s = backing.get("unfilled_at_s")
+        if unfilled_at_s is not None and (backing["state"] != "ok" or self._now_s - unfilled_at_s < _NEWS_S):
+            unfilled = format_size(backing["unfilled_bytes"])
+            yield "", f"{unfilled} were fetched and not filled so far, the last {self._ago(unfilled_at_s)}"
         memory = answer["memory"]
         yield (
             "memory",

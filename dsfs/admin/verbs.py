@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from dsfs.admin.control import Verb
-from dsfs.admin.queries import Answer, Queries, resolve_version
+from dsfs.admin.queries import Answer, Queries
 from dsfs.cache.datasets import Datasets
 from dsfs.cache.drop import Dropper
-from dsfs.cache.library import Library
+from dsfs.cache.library import Library, Version
 from dsfs.metrics import Metrics
-from dsfs.model.errors import DsfsError
+from dsfs.model.errors import UsageError
 
 
 class Stop(Protocol):
@@ -54,18 +54,20 @@ class Verbs:
         self.datasets.count()
         resident = await self.queries.resident_bytes()
         self.metrics.resident_bytes.read_from(lambda: resident)
-        return {"text": await self.queries.ask_backing(self.metrics.text)}
+        free = await self.queries.free_bytes()
+        self.metrics.backing_free_bytes.read_from(lambda: free)
+        return {"text": self.metrics.text()}
 
     async def drop(self, args: dict[str, Any]) -> Answer:
-        version = await resolve_version(self.library, _text(args, "target"))
+        version = await self.queries.version(_text(args, "target"))
         dropped_bytes, segments = await self.dropper.drop(version)
-        return {"dropped_bytes": dropped_bytes, "segments": segments}
+        return _named(version) | {"dropped_bytes": dropped_bytes, "segments": segments}
 
     async def refresh(self, args: dict[str, Any]) -> Answer:
-        version = await resolve_version(self.library, _text(args, "target"))
+        version = await self.queries.version(_text(args, "target"))
         current, previous = await self.library.refresh(version)
         summary = current.catalog.summary
-        return {
+        return _named(version) | {
             "changed": current is not previous,
             "generation": current.id,
             "previous": previous.id if previous else None,
@@ -78,12 +80,16 @@ class Verbs:
         return {}
 
 
+def _named(version: Version) -> Answer:
+    return {"dataset": version.dataset.name, "version": version.name}
+
+
 def _text(args: dict[str, Any], name: str, default: str | None = None) -> str:
-    """The argument of that name; DsfsError if it is no text, or missing (null counts as that) without a default."""
+    """The argument of that name; UsageError if it is no text, or missing (null counts as that) without a default."""
     value = args.get(name)
     if value is None:
         value = default
     if not isinstance(value, str):
         fault = "is missing" if value is None else f"is no text: {value!r}"
-        raise DsfsError(f"argument {name!r} {fault}")
+        raise UsageError(f"argument {name!r} {fault}")
     return value

@@ -30,7 +30,7 @@ PIECES_PER_CONNECTION = 5  # under way, when packs are to wait: the origin's poo
 
 @dataclass
 class Readahead:
-    """`connections`: threads of the origin's pool."""
+    """`connections`: threads of each origin."""
 
     fetcher: Fetcher
     segments: SegmentTable
@@ -112,7 +112,7 @@ class Readahead:
             (await self.segments.opened(segment)).release()  # the wish has a user of its own
         block, count = 0, len(segment.file.blocks)
         while block < count:
-            await self.fetcher.wait_few(PIECES_PER_CONNECTION * self.connections)
+            await self.fetcher.lane(segment).wait_few(PIECES_PER_CONNECTION * self.connections)
             if not self._wishes or self._wishes[0] is not segment:
                 return  # let go meanwhile
             until = segment.file.blocks.run_limit(block)

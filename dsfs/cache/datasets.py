@@ -3,9 +3,12 @@
 Concurrency: the trio thread.
 """
 
+from collections import Counter
+
 from dsfs.cache.library import Dataset
+from dsfs.cache.names import OriginPrefix
 from dsfs.config import Config, DatasetConfig
-from dsfs.metrics import Metrics
+from dsfs.metrics import OPERATIONS, Metrics
 from dsfs.storage.origin import Origin
 from dsfs.storage.origin_settings import OriginSettings
 
@@ -24,14 +27,14 @@ class Datasets:
         self._metrics = metrics
         self._origins: dict[OriginSettings, Origin] = {}
         # By the origin, not its id: two settings for one bucket share that.
-        self._counted: dict[Origin, dict[str, int]] = {}
+        self._counted: dict[Origin, tuple[Counter[str], Counter[str]]] = {}
         self.configured = [dataset.name for dataset in config.datasets]
-        self.home: tuple[Origin, str] | None = None
+        self.home: OriginPrefix | None = None
         if (url := config.origin.url) is not None:
             settings = self._settings(
                 url.bucket, config.origin.endpoint_url, config.origin.region, config.origin.unsigned
             )
-            self.home = (self._origin(settings), url.key_prefix)
+            self.home = OriginPrefix(self._origin(settings), url.key_prefix)
         for dataset in config.datasets:
             self.find(dataset.name)
 
@@ -74,14 +77,15 @@ class Datasets:
     def count(self) -> None:
         """Bring the metrics up to what the origins have counted since the last call."""
         for origin in self.origins:
-            now = origin.statistics()
-            before = self._counted.get(origin, dict.fromkeys(now, 0))
-            for operation in ("list", "get"):
+            now, failures = Counter(origin.statistics()), Counter(origin.failures())
+            before, failures_before = self._counted.get(origin, (Counter(), Counter()))
+            for operation in OPERATIONS:
                 name = f"{operation}_requests"
                 self._metrics.origin_requests.add(now[name] - before[name], label=operation)
             self._metrics.origin_bytes.add(now["get_bytes"] - before["get_bytes"])
-            self._metrics.origin_errors.add(now["errors"] - before["errors"])
-            self._counted[origin] = now
+            for kind in failures:
+                self._metrics.origin_errors.add(failures[kind] - failures_before[kind], label=kind)
+            self._counted[origin] = now, failures
 
     def close(self) -> None:
         for origin in self.origins:

@@ -22,8 +22,9 @@ import trio
 
 from dsfs.cache.claims import Claims
 from dsfs.cache.fill import Filler
+from dsfs.cache.lanes import Lane, Lanes
 from dsfs.cache.memory import Discarding, Memory
-from dsfs.cache.pool import Bridge, Pool, Priority, Ticket
+from dsfs.cache.pool import Bridge, Priority, Ticket
 from dsfs.cache.runs import ActiveSegment, LastFetch, Piece, Run
 from dsfs.cache.slot import Slot
 from dsfs.metrics import Metrics
@@ -62,12 +63,11 @@ class Patience:
 class Fetcher:
     """Starts runs, repeats failed pieces, and hands complete runs to the filler.
 
-    INVARIANT: `in_flight` is the number of runs that wait for a claim or for the origin, `under_way` that of their
-    pieces which are queued or in the hands of a thread.
+    INVARIANT: `in_flight` is the number of runs that wait for a claim or for their origin.
     """
 
     memory: Memory
-    pool: Pool
+    lanes: Lanes
     bridge: Bridge
     filler: Filler
     claims: Claims
@@ -78,9 +78,7 @@ class Fetcher:
 
     def __post_init__(self) -> None:
         self.in_flight = 0
-        self.under_way = 0
         self._idle = trio.lowlevel.ParkingLot()
-        self._fewer = trio.lowlevel.ParkingLot()
 
     def patience(self) -> Patience:
         """For a read that begins."""
@@ -107,7 +105,7 @@ class Fetcher:
                 return None
             until = self._free_until(segment, first, end, force=force)
             length = extent(segment.file.blocks, first, until)[1]
-            slot = self.memory.try_take(length, Discarding.SETTLED)
+            slot = self._try_memory_for(segment, length, Discarding.SETTLED)
             if slot is None:
                 slot = await self._memory_for(segment, first, length, patience)
                 # While this task waited for room another may have started some of these blocks, or filled the
@@ -129,7 +127,7 @@ class Fetcher:
                 first += 1
                 continue
             until = self._free_until(segment, first, min(end, first + run_blocks), force=False)
-            slot = self.memory.try_take(extent(blocks, first, until)[1], discarding)
+            slot = self._try_memory_for(segment, extent(blocks, first, until)[1], discarding)
             if slot is None:
                 return first
             self._start(segment, first, until, slot)
@@ -156,7 +154,9 @@ class Fetcher:
             segment.runs[block] = run
             segment.failed.pop(block, None)
         self.in_flight += 1
-        self.under_way += len(run.pieces)
+        lane = self.lane(segment)
+        lane.held_bytes += slot.size
+        lane.under_way += len(run.pieces)
         segment.unfilled_runs += 1
         if force:
             self._fetch(run, wanted)
@@ -188,7 +188,7 @@ class Fetcher:
 
     def _fetch(self, run: Run, wanted: int) -> None:
         """Ask the origin for the run."""
-        self.under_way -= len(run.pieces)
+        self.lane(run.segment).under_way -= len(run.pieces)
         for piece in run.pieces:
             # Of a pack only the wanted member is urgent: its neighbours come behind what other readers wait for.
             is_urgent = piece.waiters or piece.first <= wanted < piece.end
@@ -196,15 +196,15 @@ class Fetcher:
 
     def _cut(self, run: Run, end: int) -> None:
         """The blocks from `end` on are not fetched with the run."""
-        self.under_way -= len(run.pieces)
+        count = len(run.pieces)
         run.cut(end)
-        self.under_way += len(run.pieces)
-        self._fewer.unpark_all()
+        self.lane(run.segment).pieces_ended(count - len(run.pieces))
 
     def _let_go(self, run: Run) -> None:
         """The run will not be fetched: another node has it, or is at it."""
         self.claims.release(run)
         self._cut(run, run.first)
+        self.lane(run.segment).run_ended(run.slot.size)
         self.memory.give_back(run.slot)
         run.segment.unfilled_runs -= 1
         self._left()
@@ -216,10 +216,11 @@ class Fetcher:
             self._idle.unpark_all()
 
     def _submit(self, piece: Piece, priority: Priority) -> None:
-        self.under_way += 1
+        lane = self.lane(piece.run.segment)
+        lane.under_way += 1
         piece.attempts += 1
         piece.ticket = Ticket(partial(self._attempt, piece))
-        self.pool.submit(piece.ticket, priority)
+        lane.pool.submit(piece.ticket, priority)
 
     def _promote(self, run: Run, block: int) -> None:
         """A reader waits for `block`.
@@ -229,7 +230,7 @@ class Fetcher:
         """
         ticket = run.piece_of(block).ticket
         if ticket is not None and ticket.is_queued:
-            self.pool.submit(ticket, Priority.READER)
+            self.lane(run.segment).pool.submit(ticket, Priority.READER)
         elif ticket is None:
             self.claims.promote(run)
 
@@ -263,8 +264,7 @@ class Fetcher:
 
     def _ended(self, piece: Piece, error: DsfsError | None, seconds: float) -> None:
         segment = piece.run.segment
-        self.under_way -= 1
-        self._fewer.unpark_all()
+        self.lane(segment).pieces_ended(1)
         self.metrics.fetch_seconds.observe(seconds)
         if error is None:
             piece.is_done = True
@@ -305,6 +305,7 @@ class Fetcher:
         """One more piece is done or has failed."""
         run.unfinished -= 1
         if run.unfinished == 0:
+            self.lane(run.segment).run_ended(run.slot.size)
             self.filler.fill(run)
             self._left()
 
@@ -332,17 +333,27 @@ class Fetcher:
         """A slot for the reader of the block; OriginTimeoutError if there is none in time."""
         try:
             with patience.waiting():
-                return await self.memory.take(length)
+                return await self._wait_memory_for(segment, length)
         except trio.TooSlowError:
             late = OriginTimeoutError(f"no memory for {length} bytes within {self.timeout_s:g} s")
             segment.remember(block, block + 1, late)  # as in wait_for
             raise late from None
 
-    async def wait_few(self, count: int) -> None:
-        """Wait until fewer than `count` pieces are under way; lets other tasks run in any case."""
-        await trio.lowlevel.checkpoint()
-        while self.under_way >= count:
-            await self._fewer.park()
+    async def _wait_memory_for(self, segment: ActiveSegment, length: int) -> Slot:
+        lane = self.lane(segment)
+        while True:
+            await lane.wait_room(length)
+            slot = await self.memory.take(length)
+            if lane.has_room(length):  # others of the same origin have waited, too
+                return slot
+            self.memory.give_back(slot)
+
+    def _try_memory_for(self, segment: ActiveSegment, length: int, discarding: Discarding) -> Slot | None:
+        return self.memory.try_take(length, discarding) if self.lane(segment).has_room(length) else None
+
+    def lane(self, segment: ActiveSegment) -> Lane:
+        """The lane of the segment's origin."""
+        return self.lanes.of(segment.source.origin)
 
     async def wait_idle(self) -> None:
         """Wait until no run waits for the origin."""

@@ -119,7 +119,7 @@ class Filler:
         try:
             self.backing.reserve(pages(length))
         except NoRoomError as exc:
-            self._skipped(length, str(exc))
+            self._skipped(length, exc.reason)
             return 0
         return pages(length)
 

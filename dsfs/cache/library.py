@@ -1,9 +1,8 @@
 """The library: which datasets and versions there are, and the catalog of each version in use.
 
-Names come from the origin (believed for `names_ttl`) and from the catalogs that are here; a version's catalog
-is opened, copied or listed when somebody first looks into it, once for all who do.  A version's files never
-change under a reader: a refresh makes a new generation beside the old one, and who has the old one open keeps
-it.
+Names come from the origin (names.py) and from the catalogs that are here; a version's catalog is opened, copied or
+listed when somebody first looks into it, once for all who do.  A version's files never change under a reader: a
+refresh makes a new generation beside the old one, and who has the old one open keeps it.
 
 Concurrency: the trio thread owns all state; what blocks runs in worker threads of a limiter of its own.  A
 listing runs in the service nursery, so that a reader who gives up leaves it to the others.
@@ -22,11 +21,10 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 import trio
-from cachetools import TTLCache
 
 from dsfs.cache.catalogs import Catalogs
+from dsfs.cache.names import OriginNames, OriginPrefix
 from dsfs.model.errors import DsfsError, NotFoundError, OriginError, OriginTimeoutError
-from dsfs.model.keys import KeyPath, key_path
 from dsfs.model.objects import ObjectRef, identity_of
 from dsfs.storage.catalog import Catalog, Entry
 from dsfs.storage.catalog_build import build_catalog
@@ -38,11 +36,10 @@ from dsfs.storage.origin import Origin
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-ERROR_BELIEVED_S = 2.0  # a listing that failed is not repeated for each lookup
+ERROR_BELIEVED_S = 2.0  # a version whose listing failed is not listed again for each lookup
 WORKERS = 8  # threads for names and catalogs
 LISTINGS = 4  # versions listed at once; they may take minutes, and names are not to wait for them
 DRIFTED_SHOWN = 100  # paths of drifted files kept for `status`
-NAMES_KEPT = 10_000
 
 
 @dataclass(frozen=True)
@@ -57,14 +54,20 @@ class Dataset:
     file_mode: int
     dir_mode: int
 
+    @property
+    def place(self) -> OriginPrefix:
+        """Where its versions are listed."""
+        return OriginPrefix(self.origin, self.prefix)
+
 
 @dataclass(eq=False)
 class Generation:
-    """One catalog in use; `path` is its file."""
+    """One catalog in use; `path` is its file; `drifted`: keys the origin has other objects for since it was listed."""
 
     version: "Version"
     catalog: Catalog
     path: Path
+    drifted: set[str] = field(default_factory=set)
 
     @property
     def id(self) -> str:
@@ -77,19 +80,27 @@ class Generation:
         dataset = self.version.dataset
         return identity_of(self.catalog.object_of(entry).fingerprint(dataset.origin.origin_id))
 
+    def holds(self, obj: ObjectRef) -> bool:
+        """Whether the catalog has this object: its key with the same content."""
+        origin_id = self.version.dataset.origin.origin_id
+        try:
+            entry = self.catalog.resolve(obj.key.removeprefix(self.catalog.summary.prefix))
+        except NotFoundError:
+            return False
+        return not entry.is_dir and self.catalog.object_of(entry).fingerprint(origin_id) == obj.fingerprint(origin_id)
+
 
 @dataclass(eq=False)
 class Version:
-    """A version somebody has looked at.  `drifted`: keys the origin has other objects for; `listed`: keys
-    seen so far by a listing;
-    `is_catalogued`: its catalog is here, so that no listing is needed.
+    """A version somebody has looked at.
+
+    `listed`: keys seen so far by a listing; `is_catalogued`: its catalog is here, so that no listing is needed.
     """
 
     dataset: Dataset
     name: str
     generations: list[Generation] = field(default_factory=list)
     first: Generation | None = None
-    drifted: dict[str, float] = field(default_factory=dict)
     listed: int = 0
     ready: trio.Event | None = None
     error: DsfsError | None = None
@@ -104,33 +115,32 @@ class Version:
     def state(self) -> str:
         if self.ready is not None:
             return "listing"
-        if self.drifted:
-            return "drifted"
-        return "ready" if self.generations else "unlisted"
+        if self.current is None:
+            return "unlisted"
+        return "drifted" if self.current.drifted else "ready"
 
     def note_drift(self, obj: ObjectRef) -> None:
-        """A fetch found another object than the catalog's."""
-        if obj.key not in self.drifted and len(self.drifted) < DRIFTED_SHOWN:
-            self.drifted[obj.key] = time.time()
+        """A fetch found another object at the origin than `obj`.
+
+        The current generation has drifted if it has that one, too.  If not, a file that was opened before a refresh was
+        read, or a segment that an older generation shares: what the refresh found is as it was.
+        """
+        if self.current is None or not self.current.holds(obj):
+            return
+        drifted = self.current.drifted
+        if obj.key not in drifted and len(drifted) < DRIFTED_SHOWN:
+            drifted.add(obj.key)
             log.warning(
                 "%s/%s has drifted: %r at the origin is not the catalog's; `dsfs refresh` makes a new generation",
                 self.dataset.name, self.name, obj.key,
             )  # fmt: skip
 
 
-@dataclass(eq=False)
-class _Question:
-    """Names that the origin is being asked for, for all who want them."""
-
-    answered: trio.Event = field(default_factory=trio.Event)
-    found: list[str] | OriginError = field(default_factory=list)
-
-
 class DatasetSource(Protocol):
     """What the configuration says of datasets; see datasets.py."""
 
     configured: list[str]
-    home: tuple[Origin, str] | None
+    home: OriginPrefix | None
 
     def find(self, name: str) -> Dataset: ...
 
@@ -161,32 +171,35 @@ class Library:
         self._opened_catalogs: dict[Path, Catalog] = {}
         self._opening = threading.Lock()
         self._versions: dict[tuple[str, str], Version] = {}
-        self._names: TTLCache[str, list[str]] = TTLCache(NAMES_KEPT, names_ttl_s, timer=trio.current_time)
-        self._no_names: TTLCache[str, OriginError] = TTLCache(NAMES_KEPT, ERROR_BELIEVED_S, timer=trio.current_time)
-        self._questions: dict[str, _Question] = {}
+        self._names = OriginNames(nursery, self._limiter, names_ttl_s)
 
     # ---------------------------------------------------------------- names
 
     async def dataset_names(self) -> list[str]:
-        """All datasets; those that are known here when the origin does not answer."""
+        """All datasets; while the origin does not answer, those that are known, and OriginError if there is none."""
         known = set(self._configured)
-        if self._home is not None:
-            known |= await self._catalogs.datasets()
-            known |= set(await self._names_below("", *self._home, fallback=True))
-        return sorted(known)
+        if self._home is None:
+            return sorted(known)
+        return await self._named(known | await self._catalogs.datasets(), self._home)
 
     async def version_names(self, dataset: Dataset) -> list[str]:
-        """All versions of the dataset; those that are known here when the origin does not answer."""
-        known = await self._catalogs.versions(dataset.name)
-        return sorted(known | set(await self._names_below(dataset.name, dataset.origin, dataset.prefix, fallback=True)))
+        """All versions of the dataset; while the origin does not answer as `dataset_names`."""
+        return await self._named(await self._catalogs.versions(dataset.name), dataset.place)
+
+    async def _named(self, known: set[str], place: OriginPrefix) -> list[str]:
+        try:
+            return sorted(known | set(await self._names.at(place)))
+        except OriginError:
+            known |= set(self._names.last(place))
+            if not known:
+                raise  # nobody may take what cannot be seen for something that is empty
+            return sorted(known)
 
     async def dataset(self, name: str) -> Dataset:
         """The dataset; NotFoundError if there is none, OriginError if nobody can tell."""
         if name not in self._datasets:
             is_known = name in self._configured or (self._home and name in await self._catalogs.datasets())
-            if not is_known and (
-                self._home is None or name not in await self._names_below("", *self._home, fallback=False)
-            ):
+            if not is_known and (self._home is None or not await self._names.has(self._home, name)):
                 raise NotFoundError(f"there is no dataset {name!r}")
             self._datasets[name] = self._find_dataset(name)
         return self._datasets[name]
@@ -196,46 +209,13 @@ class Library:
         key = (dataset.name, name)
         if key not in self._versions:
             if (
-                name not in self._names.get(dataset.name, ())
+                not self._names.is_fresh(dataset.place, name)
                 and name not in await self._catalogs.versions(dataset.name)
-                and name not in await self._names_below(dataset.name, dataset.origin, dataset.prefix, fallback=False)
+                and not await self._names.has(dataset.place, name)
             ):
                 raise NotFoundError(f"dataset {dataset.name!r} has no version {name!r}")
             self._versions.setdefault(key, Version(dataset, name))
         return self._versions[key]
-
-    async def _names_below(self, key: str, origin: Origin, prefix: str, *, fallback: bool) -> list[str]:
-        """The names of directories below the prefix.
-
-        The origin is asked once for all who want to know.  An error is remembered too; with `fallback` it counts as no
-        names.
-        """
-        found = self._no_names.get(key) or self._names.get(key)
-        if found is None:
-            if (question := self._questions.get(key)) is None:
-                question = self._questions[key] = _Question()
-                self._nursery.start_soon(self._ask_names, key, origin, prefix, question)
-            await question.answered.wait()
-            found = question.found
-        if isinstance(found, OriginError):
-            if not fallback:
-                raise found.with_traceback(None)
-            return []
-        return found
-
-    async def _ask_names(self, key: str, origin: Origin, prefix: str, question: _Question) -> None:
-        try:
-            names = await self._run(partial(origin.names_below, prefix))
-            self._names[key] = question.found = [name for name in names if isinstance(key_path(name, 0), KeyPath)]
-        except OriginError as exc:
-            log.warning("the names below %s/%s cannot be listed: %s", origin.origin_id, prefix, exc)
-            self._no_names[key] = question.found = exc
-        except Exception as exc:
-            log.exception("unexpected error while listing the names below %s/%s", origin.origin_id, prefix)
-            self._no_names[key] = question.found = OriginError(f"unexpected {type(exc).__name__}: {exc}")
-        finally:
-            del self._questions[key]
-            question.answered.set()
 
     # ---------------------------------------------------------------- catalogs
 
@@ -298,9 +278,9 @@ class Library:
                         placed = await self._catalogs.current(*names)
                     if placed is None:
                         placed = await self._listed(version)
-            await self._make_current(version, placed.path / CATALOG)
+            current = await self._make_current(version, placed.path / CATALOG)
             if is_refresh:
-                version.drifted.clear()
+                current.drifted.clear()
         except NotFoundError as exc:  # nothing there (yet): no fault of anybody
             log.info("%s/%s: %s", version.dataset.name, version.name, exc)
             version.error = exc
@@ -315,7 +295,7 @@ class Library:
             version.ready = None
             ready.set()
 
-    async def _make_current(self, version: Version, path: Path) -> None:
+    async def _make_current(self, version: Version, path: Path) -> Generation:
         known = next((generation for generation in version.generations if generation.path == path), None)
         if known is None:
             known = Generation(version, await self._run(partial(self._opened, path)), path)
@@ -323,6 +303,7 @@ class Library:
             version.generations.remove(known)
         version.generations.append(known)
         version.first = version.first or known
+        return known
 
     def _opened(self, path: Path) -> Catalog:
         """In a worker thread: the catalog in that file, which LMDB opens only once in a process."""

@@ -19,6 +19,12 @@ class ConfigError(DsfsError):
     errno = errnos.EINVAL
 
 
+class UsageError(DsfsError):
+    """What was asked for makes no sense, whatever there is.  Ends a command with exit code 2."""
+
+    errno = errnos.EINVAL
+
+
 class NotFoundError(DsfsError):
     """No dataset, version or path of that name."""
 
@@ -26,11 +32,15 @@ class NotFoundError(DsfsError):
 
 
 class OriginError(DsfsError):
-    """The origin did not deliver what was asked for."""
+    """The origin did not deliver what was asked for.  `kind` is one of a few words, for counting."""
+
+    kind = "other"
 
 
 class OriginTemporaryError(OriginError):
     """A fault that another attempt may not meet: 5xx, SlowDown, time-out, reset, short or misplaced body."""
+
+    kind = "temporary"
 
 
 class OriginTimeoutError(OriginError):
@@ -40,6 +50,7 @@ class OriginTimeoutError(OriginError):
 class AccessDeniedError(OriginError):
     """The origin answered 401 or 403, or there are no credentials."""
 
+    kind = "refused"
     errno = errnos.EACCES
 
 
@@ -51,6 +62,8 @@ class DriftedError(OriginError):
 
 class BucketMissingError(OriginError):
     """The origin has no bucket of that name."""
+
+    kind = "no_bucket"
 
 
 class BackingError(DsfsError):
@@ -66,9 +79,17 @@ class BlockLostError(BackingError):
 
 
 class NoRoomError(BackingError):
-    """No room in the backing directory: limit, floor, ENOSPC or EDQUOT.  Never reaches a reader."""
+    """No room in the backing directory.  Never reaches a reader.
+
+    `reason` is one word, for counting: "limit" or "floor" of the configuration is reached, "error" where the directory
+    cannot be asked, "paused" after a fault.
+    """
 
     errno = errnos.ENOSPC
+
+    def __init__(self, message: str, reason: str = "paused") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class MountpointError(DsfsError):

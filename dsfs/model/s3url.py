@@ -37,6 +37,10 @@ def parse_s3_url(text: str) -> S3Url:
     if not _BUCKET.fullmatch(bucket):
         raise ValueError(f"expected {EXPECTED_S3_URL} (no bucket can be named {bucket!r})")
     prefix = prefix.removesuffix("/")
-    if prefix and "" in prefix.split("/"):
+    components = prefix.split("/") if prefix else []
+    if "" in components:
         raise ValueError(f"expected {EXPECTED_S3_URL} (without empty components: //)")
+    if not {".", ".."}.isdisjoint(components):
+        # A key may hold them, but clients and servers on the way take them for directions.
+        raise ValueError(f"expected {EXPECTED_S3_URL} (without components . and ..)")
     return S3Url(bucket, prefix)

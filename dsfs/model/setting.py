@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from posixpath import normpath
 from typing import Any, Generic, TypeVar
+from urllib.parse import urlsplit
 
 from dsfs.model import quantity
 from dsfs.model.s3url import EXPECTED_S3_URL, S3Url, parse_s3_url
@@ -133,12 +134,24 @@ def choice(*options: str) -> Kind[str]:
 
 
 _EXPECTED_ENDPOINT = "http://<host>[:<port>] or https://..., without credentials"
+
+
+def _is_endpoint(url: str) -> bool:
+    if not _ENDPOINT.fullmatch(url):
+        return False
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:  # of a port beyond 65535, or of brackets around what is no IPv6 address
+        return False
+
+
 _EXPECTED_REGION = 'the name of a region, such as "eu-central-1"'
 
 LOCATION: Kind[S3Url] = from_text(EXPECTED_S3_URL, parse_s3_url, unit="URL")
 ENDPOINT = from_text(
     _EXPECTED_ENDPOINT,
-    lambda text: _checked(_EXPECTED_ENDPOINT, lambda url: bool(_ENDPOINT.fullmatch(url)))(text).rstrip("/"),
+    lambda text: _checked(_EXPECTED_ENDPOINT, _is_endpoint)(text).rstrip("/"),
     unit="URL",
 )
 REGION = from_text(

@@ -38,9 +38,11 @@ def prepare_mountpoint(path: Path, *, force: bool) -> None:
             )
             raise BusyError(f"{path} is already mounted {who}")
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        if not os.path.lexists(path):
+            path.mkdir(parents=True, exist_ok=True)
+            log.info("made %s", path)
         names = os.listdir(path)
-    except FileExistsError:
+    except (FileExistsError, NotADirectoryError):
         raise MountpointError(f"{path} is not a directory") from None
     except OSError as exc:
         if exc.errno == errno.ENOTDIR:

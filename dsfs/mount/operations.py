@@ -25,7 +25,9 @@ from dsfs.cache.open import Opener
 from dsfs.cache.read import OpenFile, Reader
 from dsfs.metrics import Metrics
 from dsfs.model.errors import DsfsError, NotFoundError
+from dsfs.model.keys import NAME_MAX
 from dsfs.mount.inodes import ROOT, Inodes, Place
+from dsfs.mount.openreply import LASTING
 from dsfs.storage.backing import BackingDirectory
 from dsfs.storage.catalog import Entry
 
@@ -34,6 +36,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 FOREVER_S = 1e6  # what the kernel takes as "until told otherwise" (11 days)
+LARGEST_SIZE = 2**63 - 1  # bytes; a limit may be larger, what programs compute with may not
 XATTR_PREFIX = b"user.dsfs."
 XATTRS = ("object", "etag", "resident", "generation")
 WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_APPEND
@@ -103,6 +106,8 @@ class Operations(pyfuse3.Operations):
 
     @answers
     async def lookup(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> EntryAttributes:
+        if len(name) > NAME_MAX:
+            raise FUSEError(errno.ENAMETOOLONG)  # the kernel refuses only far longer ones
         holder = None if parent_inode == ROOT else self._place(parent_inode).holder
         try:
             if holder is None:
@@ -224,10 +229,12 @@ class Operations(pyfuse3.Operations):
         else:
             generation, index = await self._directory(inode)
             directory = OpenDirectory(generation=generation, index=index)
+            return self._handle(self._directories, directory, LASTING)
         return self._handle(self._directories, directory)
 
     @answers
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        self.metrics.directory_requests.add()
         directory = self._directories[fh]
         if (generation := directory.generation) is not None:
             for entry in generation.catalog.children(directory.index, start_id):
@@ -288,8 +295,8 @@ class Operations(pyfuse3.Operations):
     async def release(self, fh: int) -> None:
         self.opener.release(self._files.pop(fh))
 
-    def _handle(self, table: dict[int, R], value: R) -> int:
-        handle = self._next_handle
+    def _handle(self, table: dict[int, R], value: R, mark: int = 0) -> int:
+        handle = self._next_handle | mark
         self._next_handle += 1
         table[handle] = value
         return handle
@@ -301,9 +308,10 @@ class Operations(pyfuse3.Operations):
         """The size is `backing.limit`, what is used is what is resident: `df` shows the cache."""
         data = pyfuse3.StatvfsData()
         data.f_bsize = data.f_frsize = 4096
-        data.f_blocks = self.backing.limit_bytes // 4096
-        data.f_bfree = data.f_bavail = max(0, self.backing.limit_bytes - self.backing.used_bytes) // 4096
-        data.f_namemax = 255
+        size = min(self.backing.limit_bytes, LARGEST_SIZE)
+        data.f_blocks = size // 4096
+        data.f_bfree = data.f_bavail = max(0, size - self.backing.used_bytes) // 4096
+        data.f_namemax = NAME_MAX
         return data
 
     @answers

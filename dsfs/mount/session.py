@@ -16,6 +16,7 @@ import pyfuse3
 import trio
 
 from dsfs.model.errors import MountpointError
+from dsfs.mount import openreply
 from dsfs.mount.eventloop import facade
 from dsfs.mount.operations import Operations
 from dsfs.storage.mounts import mount_at
@@ -53,6 +54,10 @@ class Session:
                 f"{mountpoint} cannot be mounted: {exc} (fusermount3 may have said why; or is /dev/fuse not there?)"
             ) from exc
         vars(pyfuse3)["trio"] = facade()
+        try:
+            openreply.install(Path(pyfuse3.__file__))
+        except openreply.HookError as exc:
+            log.info("the kernel does not keep directories (%s): walks over known names are slower", exc)
         self._is_open = True
 
     async def serve(self) -> None:

@@ -47,8 +47,9 @@ class BackingDirectory:
     system.
 
     `cluster` is the id that all nodes find in its mark.  `used_bytes` is what the residency index says at the start,
-    and from then on what this daemon filled and dropped.  `was_away`: for a while this directory was not the one at
-    its path, so that what was seen there says nothing about it.
+    and from then on what this daemon filled and dropped.  `unfilled_bytes` were fetched and not written here since the
+    start, the last of them at `unfilled_at_s`.  `was_away`: for a while this directory was not the one at its path, so
+    that what was seen there says nothing about it.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class BackingDirectory:
         self.limit_bytes = limit_bytes
         self.used_bytes = 0
         self.unfilled_bytes = 0
+        self.unfilled_at_s: float | None = None
         self.was_away = False
         self._floor = floor
         self._clock = clock
@@ -171,11 +173,11 @@ class BackingDirectory:
                 self._make_folders()  # what failed may be that somebody removed them
         except OSError as exc:
             self.failed(exc)
-            raise NoRoomError(f"backing directory not usable: {exc.strerror}") from exc
+            raise NoRoomError(f"backing directory not usable: {exc.strerror}", "error") from exc
         with self._lock:
-            if reason := self._refusal(length, self._statvfs or measured):
+            if refusal := self._refusal(length, self._statvfs or measured):
                 self._refused_bytes = length
-                raise NoRoomError(reason)
+                raise NoRoomError(*refusal)
             if length >= self._refused_bytes:
                 self._refused_bytes = 1
             self._reserved_bytes += length
@@ -185,13 +187,13 @@ class BackingDirectory:
         self.reserve(length)
         self.release(length)
 
-    def _refusal(self, length: int, measured: Statvfs) -> str:
-        """Why there is no room for `length` bytes; "" if there is."""
+    def _refusal(self, length: int, measured: Statvfs) -> tuple[str, str] | None:
+        """Why there is no room for `length` bytes, in a sentence and in the word of NoRoomError; None if there is."""
         if self.used_bytes + self._reserved_bytes + length > self.limit_bytes:
-            return "backing.limit is reached"
+            return "backing.limit is reached", "limit"
         if measured.free - self._reserved_bytes - length < self._floor(measured.total):
-            return "free space would fall below backing.floor"
-        return ""
+            return "free space would fall below backing.floor", "floor"
+        return None
 
     def release(self, length: int) -> None:
         """What was reserved is written and accounted, or will not be written."""
@@ -222,8 +224,10 @@ class BackingDirectory:
             self._pause.succeed()
 
     def not_filled(self, length: int) -> None:
+        """So many bytes were fetched and will not be written."""
         with self._lock:
             self.unfilled_bytes += length
+            self.unfilled_at_s = time.time()
 
     def why_not_filling(self) -> str:
         """The reason why nothing is filled now; "" while fills go on.  Waits for the file system."""
@@ -232,7 +236,8 @@ class BackingDirectory:
         except OSError as exc:
             return f"backing directory not usable: {exc.strerror}"
         with self._lock:
-            return self._pause.reason or self._refusal(self._refused_bytes, measured)
+            refusal = self._refusal(self._refused_bytes, measured)
+            return self._pause.reason or (refusal[0] if refusal else "")
 
     def probe(self) -> None:
         """Ask the server something that no client answers by itself; OSError if it says no.  Waits for it."""

@@ -72,14 +72,17 @@ class _Store:
     """An LMDB environment in an unnamed file in `folder`, written by one thread."""
 
     def __init__(self, folder: Path) -> None:
-        handle, name = tempfile.mkstemp(dir=folder, prefix=".catalog-")
-        os.close(handle)
+        # Held until LMDB has forgotten the file, which it knows by the inode: the next file with it would be refused.
+        self._held, name = tempfile.mkstemp(dir=folder, prefix=".catalog-")
         try:
             # Neither locked nor durable: nobody else sees it, and only the copy stays.
             self._env = lmdb.open(
                 name, subdir=False, lock=False, sync=False, metasync=False,
                 map_size=MAP_SIZE, max_dbs=len(catalog_format.DATABASES),
             )  # fmt: skip
+        except BaseException:
+            os.close(self._held)
+            raise
         finally:
             os.unlink(name)
         self.meta, self.entries, self.names, self.packs, self.large = (
@@ -150,6 +153,7 @@ class _Store:
     def close(self) -> None:
         self._txn.abort()
         self._env.close()
+        os.close(self._held)
 
 
 class _Tree:

@@ -6,11 +6,14 @@ import os
 import re
 import subprocess
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from dsfs.model.errors import MountpointError
+
+T = TypeVar("T")
 
 _MOUNTINFO = Path("/proc/self/mountinfo")
 _MNT_DETACH = 2
@@ -57,23 +60,30 @@ def mount_of(path: Path, among: list[Mount] | None = None) -> Mount | None:
     return max(reversed(candidates), key=lambda mount: len(mount.mountpoint.parts), default=None)
 
 
+def within(timeout_s: float, question: Callable[[], T]) -> T | None:
+    """What `question` finds out about a file system, which may be silent: None if that takes longer.
+
+    It must not raise.
+    """
+    outcome: list[T] = []
+    # A daemon thread: one that is stuck in the call must not keep this process from ending.
+    asker = threading.Thread(target=lambda: outcome.append(question()), daemon=True)
+    asker.start()
+    asker.join(timeout_s)
+    return outcome[0] if outcome else None
+
+
 def life_of(path: Path, timeout_s: float = 5.0) -> Literal["alive", "dead", "silent"]:
     """Whether the file system at `path` answers; "dead" is a FUSE mount whose daemon is gone."""
-    outcome: list[Literal["alive", "dead"]] = []
 
-    def ask() -> None:
+    def ask() -> Literal["alive", "dead"]:
         try:
             os.statvfs(path)
         except OSError as exc:
-            outcome.append("dead" if exc.errno in (errno.ENOTCONN, errno.ECONNABORTED) else "alive")
-        else:
-            outcome.append("alive")
+            return "dead" if exc.errno in (errno.ENOTCONN, errno.ECONNABORTED) else "alive"
+        return "alive"
 
-    # A daemon thread: one that is stuck in the call must not keep this process from ending.
-    asker = threading.Thread(target=ask, daemon=True)
-    asker.start()
-    asker.join(timeout_s)
-    return outcome[0] if outcome else "silent"
+    return within(timeout_s, ask) or "silent"
 
 
 def detach(path: Path) -> None:

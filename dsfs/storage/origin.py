@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-from dsfs.model.errors import DriftedError, DsfsError, NotFoundError, OriginTemporaryError
+from dsfs.model.errors import DriftedError, DsfsError, NotFoundError, OriginError, OriginTemporaryError
 from dsfs.model.objects import ObjectRef
 from dsfs.model.printable import printable
 from dsfs.storage.origin_answers import Answer, Wanted, check_answer
@@ -47,7 +47,8 @@ class Origin:
         self.last_error: tuple[float, str] | None = None
         self.last_success_at: float | None = None
         self._lock = threading.Lock()
-        self._counts = dict.fromkeys(("list_requests", "get_requests", "get_bytes", "errors"), 0)
+        self._counts = dict.fromkeys(("list_requests", "get_requests", "get_bytes"), 0)
+        self._failures: dict[str, int] = {}
         self._obstore: ObstoreWay | None = None  # made at the first fetch, as it needs credentials
         self._obstore_lock = threading.Lock()
         self._ranges_by_boto3 = False
@@ -97,9 +98,14 @@ class Origin:
             yield from self._deliver(wanted, self._boto3.get)
 
     def statistics(self) -> dict[str, int]:
-        """list_requests, get_requests, get_bytes and errors since the start."""
+        """list_requests, get_requests and get_bytes since the start."""
         with self._lock:
             return dict(self._counts)
+
+    def failures(self) -> dict[str, int]:
+        """How many requests have failed since the start, by the kind of the OriginError."""
+        with self._lock:
+            return dict(self._failures)
 
     def close(self) -> None:
         """Close idle connections; fetches under way go on."""
@@ -147,9 +153,9 @@ class Origin:
             self._counts[name] += amount
 
     @contextmanager
-    def _counted(self, kind: str) -> Iterator[None]:
+    def _counted(self, requests: str) -> Iterator[None]:
         """Counts the request made in the block and remembers how it ended."""
-        self._add(kind, 1)
+        self._add(requests, 1)
         try:
             yield
         except (DriftedError, NotFoundError):
@@ -157,6 +163,8 @@ class Origin:
             raise
         except DsfsError as error:
             self.last_error = (time.time(), str(error))
-            self._add("errors", 1)
+            kind = error.kind if isinstance(error, OriginError) else OriginError.kind
+            with self._lock:
+                self._failures[kind] = self._failures.get(kind, 0) + 1
             raise
         self.last_success_at = time.time()

@@ -17,8 +17,10 @@ from dsfs.cache.drop import Dropper
 from dsfs.cache.fetch import Fetcher
 from dsfs.cache.fill import Filler
 from dsfs.cache.health import BackingHealth
+from dsfs.cache.lanes import Lanes
 from dsfs.cache.library import Dataset, Library
 from dsfs.cache.memory import RESIDENT_BYTES, Memory, fills_at_once
+from dsfs.cache.names import OriginPrefix
 from dsfs.cache.open import Opener
 from dsfs.cache.pool import Bridge, Pool
 from dsfs.cache.read import OpenFile, Reader
@@ -55,11 +57,11 @@ class OneDataset:
     origin: Origin
     at_home: bool = False
     configured: list[str] = field(init=False)
-    home: tuple[Origin, str] | None = field(init=False)
+    home: OriginPrefix | None = field(init=False)
 
     def __post_init__(self) -> None:
         self.configured = [] if self.at_home else [DATASET]
-        self.home = (self.origin, PREFIX.partition("/")[0] + "/") if self.at_home else None
+        self.home = OriginPrefix(self.origin, PREFIX.partition("/")[0] + "/") if self.at_home else None
 
     def find(self, name: str) -> Dataset:
         if name != DATASET:
@@ -77,6 +79,7 @@ class Settings:
     """
 
     memory_bytes: int = 64 * MIB
+    origin_bytes: int = 64 * MIB  # what runs may hold while they wait for it
     connections: int = 8
     timeout_s: float = 20
     backing: Path | None = None
@@ -107,7 +110,7 @@ class Engine:
         self.index = ResidencyIndex(state / "residency.mdb", self.backing.cluster)
         self.backing.used_bytes = self.index.total_bytes()
         bridge = Bridge()
-        self.origin_pool = Pool("origin", settings.connections, bridge)
+        self.lanes = Lanes(bridge, settings.connections, settings.origin_bytes)
         self.backing_pool = Pool("backing", settings.backing_threads, bridge)
         self.memory = Memory(settings.memory_bytes, lambda run: run.segment.forget(run))
         self.resident_memory = Memory(RESIDENT_BYTES, lambda run: run.segment.forget(run))
@@ -126,7 +129,7 @@ class Engine:
         )  # fmt: skip
         self.segments = SegmentTable(self.backing, self.backing_pool, self.health, self.filler)
         self.fetcher = Fetcher(
-            self.memory, self.origin_pool, bridge, self.filler, self.claims, services, self.metrics,
+            self.memory, self.lanes, bridge, self.filler, self.claims, services, self.metrics,
             settings.timeout_s, random.Random(0),
         )  # fmt: skip
         self.readahead = Readahead(self.fetcher, self.segments, settings.connections)
@@ -209,9 +212,8 @@ async def running(directory: Path, origin: Origin, settings: Settings | None = N
             with trio.move_on_after(5, shield=True):  # after a failure: no thread may be inside what is closed now
                 await engine.fetcher.wait_idle()
                 await engine.filler.wait_idle()
-            for pool in (
-                engine.origin_pool, engine.backing_pool, engine.filling_pool, engine.sealing_pool, engine.claims_pool,
-            ):  # fmt: skip
+            engine.lanes.close()
+            for pool in (engine.backing_pool, engine.filling_pool, engine.sealing_pool, engine.claims_pool):
                 pool.close()
             services.cancel_scope.cancel()
             engine.segments.close()

@@ -40,7 +40,7 @@ async def test_without_room_readers_are_served_and_nothing_is_filled(tmp_path: P
         await engine.settle()
         assert not data_files(tmp_path)
         assert engine.backing.unfilled_bytes == len(CONTENT) + len(SMALL)
-        assert engine.metrics.fill_skipped_bytes.value("backing.limit is reached") == len(CONTENT) + len(SMALL)
+        assert engine.metrics.fill_skipped_bytes.value("limit") == len(CONTENT) + len(SMALL)
         assert engine.metrics.fill_bytes.value() == 0
 
 

@@ -74,7 +74,9 @@ def test_origins_of_one_bucket_with_different_settings_are_counted_each(monkeypa
             for number, origin in enumerate(datasets.origins, 10)
         }
         monkeypatch.setattr(Origin, "statistics", lambda origin: counts[origin])
+        monkeypatch.setattr(Origin, "failures", lambda origin: {"refused": 3})
         for _ in range(2):  # nothing is counted twice
             datasets.count()
+        assert metrics.origin_errors.value("refused") == 3 * len(counts)
         assert metrics.origin_requests.value("get") == sum(range(10, 10 + len(counts)))
         assert len(counts) > len({origin.origin_id for origin in counts})

@@ -136,9 +136,10 @@ async def test_of_a_pack_only_the_wanted_file_goes_before_what_other_readers_wai
             nursery.start_soon(engine.read, large, 0, 4096)
             await until(gate.reached.is_set)
             nursery.start_soon(engine.read, small)
-            await until(lambda: engine.fetcher.in_flight == 2)
+            claimed = partial(engine.metrics.claims_asked.value, "granted")
+            await until(lambda: claimed() == 2, "the pack being queued")
             nursery.start_soon(engine.read, large, 8 * MIB, 4096)
-            await until(lambda: engine.fetcher.in_flight == 3)
+            await until(lambda: claimed() == 3, "the other run of the large file being queued")
             gate.open()
         await engine.settle()
         for file in (large, small):

@@ -7,7 +7,14 @@ import trio
 from trio.testing import MockClock
 
 from dsfs.cache.library import ERROR_BELIEVED_S, Library, Version
-from dsfs.model.errors import AccessDeniedError, NotFoundError, OriginError, OriginTemporaryError, OriginTimeoutError
+from dsfs.model.errors import (
+    AccessDeniedError,
+    DriftedError,
+    NotFoundError,
+    OriginError,
+    OriginTemporaryError,
+    OriginTimeoutError,
+)
 from tests.engine.engine import DATASET, PREFIX, Settings, running, until
 from tests.engine.fake_origin import FakeOrigin, Gate
 
@@ -111,6 +118,37 @@ async def test_known_version_is_served_while_the_origin_is_down(tmp_path: Path) 
 
 
 @pytest.mark.expects_log("cannot be listed")
+@pytest.mark.parametrize("fault", [DOWN, AccessDeniedError("403")])
+async def test_names_that_nobody_knows_are_an_error_and_not_an_empty_list(tmp_path: Path, fault: OriginError) -> None:
+    origin = origin_with()
+    origin.fail_everything(fault)
+    async with running(tmp_path / "home", origin, Settings(at_home=True)) as engine:
+        with pytest.raises(type(fault)):
+            await engine.library.dataset_names()
+    async with running(tmp_path / "configured", origin) as engine:
+        assert await engine.library.dataset_names() == [DATASET]
+        with pytest.raises(type(fault)):
+            await engine.library.version_names(await engine.library.dataset(DATASET))
+
+
+@pytest.mark.expects_log("cannot be listed")
+async def test_what_the_origin_listed_last_is_known_while_it_is_down(tmp_path: Path, mock_clock: MockClock) -> None:
+    origin = origin_with("v1", "v2")
+    async with running(tmp_path, origin, Settings(at_home=True, names_ttl_s=10)) as engine:
+        library = engine.library
+        assert await library.dataset_names() == [DATASET]
+        assert await library.version_names(await library.dataset(DATASET)) == ["v1", "v2"]
+        origin.fail_everything(DOWN)
+        mock_clock.jump(3_600)
+        assert await library.dataset_names() == [DATASET]
+        dataset = await library.dataset(DATASET)
+        assert await library.version_names(dataset) == ["v1", "v2"]
+        assert (await library.version(dataset, "v2")).state == "unlisted"
+        with pytest.raises(OriginError):
+            await library.version(dataset, "v3")
+
+
+@pytest.mark.expects_log("cannot be listed")
 async def test_name_that_cannot_be_looked_up_is_asked_for_again_after_a_moment(
     tmp_path: Path, mock_clock: MockClock
 ) -> None:
@@ -167,7 +205,6 @@ async def test_refresh_with_a_change_makes_a_generation_and_open_files_keep_thei
         version = await look(engine.library)
         old = await engine.open("v1/a")
         assert await engine.read(old) == b"v1"
-        version.drifted["x"] = 0.0
         origin.put(PREFIX + "v1/a", b"changed")
         origin.put(PREFIX + "v1/b", b"new")
         current, previous = await engine.library.refresh(version)
@@ -179,6 +216,50 @@ async def test_refresh_with_a_change_makes_a_generation_and_open_files_keep_thei
         engine.opener.release(old)
     async with running(tmp_path, origin) as engine:
         assert await engine.read_path("v1/b") == b"new"
+
+
+LARGE, CHANGED, CHANGED_AGAIN = (bytes([number]) * 6_000_000 for number in range(3))
+
+
+@pytest.mark.expects_log("fetch failed", "has drifted")
+@pytest.mark.parametrize("size", [100, 6_000_000])
+async def test_drift_that_an_open_file_of_an_old_generation_meets_is_not_that_of_the_new_one(
+    tmp_path: Path, size: int
+) -> None:
+    """Neither where the file is an object of its own nor where it is a member of a pack."""
+    origin = origin_with()
+    origin.put(PREFIX + "v1/x", LARGE[:size])
+    async with running(tmp_path, origin) as engine:
+        version = await look(engine.library)
+        old = await engine.open("v1/x")
+        origin.put(PREFIX + "v1/x", CHANGED[:size])
+        await engine.library.refresh(version)
+        with pytest.raises(DriftedError):
+            await engine.read(old)
+        assert version.state == "ready"
+        origin.put(PREFIX + "v1/x", CHANGED_AGAIN[:size])
+        with pytest.raises(DriftedError):
+            await engine.read_path("v1/x")
+        assert version.state == "drifted"
+        await engine.library.refresh(version)
+        assert version.state == "ready"
+        engine.opener.release(old)
+
+
+@pytest.mark.expects_log("fetch failed", "has drifted")
+async def test_drift_of_an_object_that_generations_share_is_that_of_the_new_one_too(tmp_path: Path) -> None:
+    origin = origin_with()
+    origin.put(PREFIX + "v1/x", LARGE)
+    async with running(tmp_path, origin) as engine:
+        version = await look(engine.library)
+        old = await engine.open("v1/x")
+        origin.put(PREFIX + "v1/a", b"changed")
+        await engine.library.refresh(version)
+        origin.put(PREFIX + "v1/x", CHANGED)
+        with pytest.raises(DriftedError):
+            await engine.read(old)
+        assert version.state == "drifted"
+        engine.opener.release(old)
 
 
 async def test_refresh_back_to_what_was_before_takes_up_the_old_generation(tmp_path: Path) -> None:

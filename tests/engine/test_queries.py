@@ -12,7 +12,8 @@ from dsfs.admin import queries
 from dsfs.admin.queries import Queries
 from dsfs.admin.verbs import Verbs
 from dsfs.cache.datasets import Datasets
-from dsfs.model.errors import BackingError, DsfsError
+from dsfs.model.errors import BackingError, UsageError
+from dsfs.storage.backing import MARK
 from tests.engine.engine import MIB, PREFIX, Engine, running
 from tests.engine.fake_origin import FakeOrigin
 from tests.engine.faults import Faults
@@ -91,14 +92,32 @@ async def test_backing_directory_that_does_not_answer_holds_up_neither_status_no
     monkeypatch.setattr(queries, "BACKING_ANSWERS_S", 0.05)
     async with running(tmp_path, sample()) as engine:
         verbs = verbs_of(engine)
-        engine.metrics.backing_free_bytes.read_from(lambda: engine.backing.space()[1])
         gate = Faults(monkeypatch).hold("backing.statvfs")
         for _ in range(queries.BACKING_QUESTIONS + 1):  # also once every thread hangs
             answer = cast(dict[str, Any], (await verbs.status({}))["backing"])
             assert (answer["state"], answer["reason"]) == ("paused", "backing directory does not answer")
-        with pytest.raises(BackingError, match="does not answer"):
-            await verbs.metrics_text({})
+            assert answer["free_bytes"] is answer["floor_bytes"] is None
+        assert "\ndsfs_backing_free_bytes " not in await metrics_of(verbs)
         gate.open()
+
+
+async def metrics_of(verbs: Verbs) -> str:
+    return str(cast(dict[str, Any], await verbs.metrics_text({}))["text"])
+
+
+async def test_backing_directory_whose_mark_is_gone_has_no_free_bytes_and_a_reason(tmp_path: Path) -> None:
+    async with running(tmp_path, sample()) as engine:
+        verbs = verbs_of(engine)
+        (engine.backing.path / MARK).unlink()
+        await engine.read_path("v1/large")
+        await engine.settle()
+        text = await metrics_of(verbs)
+        assert "\ndsfs_backing_free_bytes " not in text
+        assert engine.backing.cluster not in text
+        assert 'dsfs_fill_skipped_bytes_total{reason="error"}' in text
+        answer = cast(dict[str, Any], (await verbs.status({}))["backing"])
+        assert "dsfs.json is gone" in answer["reason"]
+        assert answer["free_bytes"] is None
 
 
 @pytest.mark.expects_log("cannot be found: it does not answer")
@@ -111,6 +130,40 @@ async def test_status_shows_the_known_versions_while_the_backing_directory_canno
         monkeypatch.setattr(engine.library, "meet_catalogued", trio.sleep_forever)
         (version,) = cast(list[dict[str, Any]], (await queries_of(engine).status(None))["versions"])
         assert version["version"] == "v1"
+
+
+@pytest.mark.parametrize(
+    ("verb", "argument", "wrong"),
+    [
+        ("status", "target", ["/", "/elsewhere", "/mntx/photos", "photos/v1/large", "/mnt/photos/v1/large"]),
+        ("ls", "target", ["/", "/elsewhere/photos"]),
+        ("why", "path", ["/", "photos", "photos/v1", "/mnt", "/mnt/photos/v1", "/photos/v1/large"]),
+        ("drop", "target", ["/", "photos", "/mnt", "/mnt/photos", "photos/v1/large", "/mnt/photos/v1/large"]),
+        ("refresh", "target", ["/", "photos", "/mnt/photos", "photos/v1/large"]),
+    ],
+)
+async def test_target_that_makes_no_sense_is_wrong_usage_in_every_verb(
+    tmp_path: Path, verb: str, argument: str, wrong: list[str]
+) -> None:
+    async with running(tmp_path, sample()) as engine:
+        for target in wrong:
+            with pytest.raises(UsageError, match=r"expected NAME|is not below the mountpoint /mnt"):
+                await verbs_of(engine).table()[verb].run({argument: target})
+
+
+async def test_target_may_be_a_path_below_the_mountpoint(tmp_path: Path) -> None:
+    async with running(tmp_path, sample()) as engine:
+        verbs = verbs_of(engine)
+        for target in ("photos/v1", "photos/v1/", "/mnt/photos/v1", "/mnt/photos/v1/"):
+            (version,) = cast(list[dict[str, Any]], (await verbs.status({"target": target}))["versions"])
+            assert (version["dataset"], version["version"]) == ("photos", "v1")
+            refreshed = await verbs.refresh({"target": target})
+            assert (refreshed["dataset"], refreshed["version"]) == ("photos", "v1")
+            assert len(cast(list[Any], (await verbs.ls({"target": target}))["entries"])) == 1
+            assert (await verbs.drop({"target": target}))["version"] == "v1"
+        for target in ("", "/mnt", "/mnt/"):
+            assert (await verbs.status({"target": target}))["versions"]
+            assert (await verbs.ls({"target": target}))["entries"]
 
 
 @pytest.mark.parametrize(
@@ -128,5 +181,5 @@ async def test_argument_that_is_no_text_is_refused(
     tmp_path: Path, verb: str, args: dict[str, Any], message: str
 ) -> None:
     async with running(tmp_path, sample()) as engine:
-        with pytest.raises(DsfsError, match=message):
+        with pytest.raises(UsageError, match=message):
             await verbs_of(engine).table()[verb].run(args)

@@ -8,6 +8,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from dsfs.cache.memory import PATIENCE_S, Discarding
+from dsfs.cache.read import OpenFile
 from dsfs.model.blocks import BLOCK, RUN
 from dsfs.model.errors import OriginTimeoutError
 from tests.engine.engine import MIB, PREFIX, Engine, Settings, running, until
@@ -79,6 +80,35 @@ async def test_readahead_stops_without_memory_and_discards_nothing_that_is_unrea
         reached = engine.fetcher.ahead(file.segment, reached, 12 * blocks, blocks, Discarding.CONSUMED)
         assert reached == 5 * blocks, "the run that was read made room for one"
         await engine.settle()
+        engine.opener.release(file)
+
+
+async def test_an_origin_that_is_waited_for_holds_no_more_than_its_share(tmp_path: Path) -> None:
+    origin = origin_with_large()
+    gates = [origin.hold(PREFIX + "v1/large") for _ in range(16)]
+    settings = Settings(memory_bytes=FOUR_RUNS, origin_bytes=2 * RUN, readahead=False)
+    got: dict[int, bytes] = {}
+
+    async def read(engine: Engine, file: OpenFile, offset: int) -> None:
+        got[offset] = await engine.read(file, offset, RUN)
+
+    async with running(tmp_path, origin, settings) as engine:
+        file = await engine.open("v1/large")
+        assert file.segment is not None
+        async with trio.open_nursery() as nursery:
+            for number in range(8):
+                nursery.start_soon(read, engine, file, number * RUN)
+            await until(lambda: engine.fetcher.in_flight, "the first run")
+            await wait_all_tasks_blocked()
+            assert engine.memory.used_bytes == engine.fetcher.lane(file.segment).held_bytes <= 2 * RUN
+            assert engine.fetcher.in_flight < 8
+            behind = 9 * RUN // BLOCK
+            assert engine.fetcher.ahead(file.segment, behind, behind + 1, 1, Discarding.SETTLED) == behind
+            for gate in gates:
+                gate.open()
+        assert got == {number * RUN: CONTENT[number * RUN : (number + 1) * RUN] for number in range(8)}
+        await engine.fetcher.wait_idle()
+        assert engine.fetcher.lane(file.segment).held_bytes == 0
         engine.opener.release(file)
 
 

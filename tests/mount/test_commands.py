@@ -48,7 +48,7 @@ def background(new_node: NewNode, lake: Lake, request: pytest.FixtureRequest) ->
     done = node.command("mount")
     log = node.state_dir / "dsfs.log"
     assert (done.returncode, done.stderr) == (0, ""), log.read_text()
-    assert done.stdout == f"mounted at {node.mountpoint}, log in {log}\n"
+    assert done.stdout == f"made {node.mountpoint}\nmounted at {node.mountpoint}, log in {log}\n"
     yield node
     if node.is_mounted():
         assert node.command("unmount", "--now").returncode == 0
@@ -112,6 +112,30 @@ def test_unmount_while_a_file_is_open_ends_the_daemon_all_the_same(background: N
         assert not background.is_mounted()
 
 
+@pytest.mark.parametrize("options", [(), ("--now",)])
+def test_unmount_of_a_daemon_that_does_not_answer_says_what_will_happen(node: Node, options: tuple[str, ...]) -> None:
+    pid = node.pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        done = node.command("unmount", "--timeout", "3s", *options)
+        waiting, *rest = done.stderr.splitlines()
+        assert waiting.startswith(f"dsfs: the daemon (pid {pid}) is asked to stop; an answer is waited for 3 s")
+        state = f"it is stopped (kill -CONT {pid} lets it go on), and ends when it goes on"
+        said = f"the daemon (pid {pid}) {{}} for 3 s: {state}"
+        if options:
+            assert (done.returncode, rest) == (0, [])
+            assert done.stdout == f"{node.mountpoint} is unmounted; {said.format('has not answered')}\n"
+        else:
+            assert (done.returncode, done.stdout) == (3, "")
+            said = said.format("was asked to stop and has not answered")
+            assert rest[0].startswith(f"dsfs: {said}; {node.mountpoint} is unmounted then,")
+        assert node.is_mounted() == (not options)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert node.wait() == 0
+    assert not node.is_mounted()
+
+
 # -- questions -----------------------------------------------------------------------------------------------
 
 
@@ -131,6 +155,11 @@ def test_status_tells_of_daemon_origin_backing_memory_and_versions(background: N
     version = status["versions"][0]
     assert (version["dataset"], version["version"], version["state"]) == ("photos", "v1", "ready")
     assert (version["files"], version["bytes"]) == (6, len(CONTENT) + 5_000)
+    path = str(background.mountpoint / V)
+    assert answer_of(background, "status", path)["versions"] == status["versions"]
+    wrong = background.command("status", "/")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert wrong.stderr == f"dsfs: '/' is not below the mountpoint {background.mountpoint}\n"
     text = background.command("status", V).stdout
     for shown in (str(background.mountpoint), V, "ready", "running", str(background.backing)):
         assert shown in text
@@ -170,13 +199,14 @@ def test_why_tells_where_the_bytes_of_a_file_come_from(background: Node, lake: L
     assert why["last_error"] is None
     assert "resident 39 of 39" in background.command("why", str(path)).stdout
     assert answer_of(background, "why", f"{V}/small/1")["segment"]["kind"] == "pack"
-    assert background.command("why", V).returncode == 1
+    assert background.command("why", V).returncode == 2
+    assert background.command("why", f"{V}/absent").returncode == 1
 
 
 def test_drop_removes_what_is_resident_and_refresh_lists_anew(background: Node, lake: Lake) -> None:
     (background.mountpoint / V / "large").read_bytes()
     wait_until(lambda: background.segment_files(), what="sealing")
-    dropped = answer_of(background, "drop", V)
+    dropped = answer_of(background, "drop", str(background.mountpoint / V))
     assert dropped["dropped_bytes"] >= len(CONTENT)
     assert not background.segment_files()
     assert background.version(V)["resident_bytes"] == 0
@@ -275,6 +305,20 @@ def test_a_second_daemon_on_the_mountpoint_is_refused_by_name_and_pid(node: Node
     assert node.is_mounted()
 
 
+@pytest.mark.needs("root")
+@pytest.mark.expects_log("^dsfs: ")
+def test_a_state_directory_that_cannot_be_written_is_one_line(new_node: NewNode) -> None:
+    node = new_node()
+    with SmallFilesystem(node.state_dir, "tmpfs", MIB) as small:
+        small.remount("ro")
+        done = node.command("mount")
+        said = f"dsfs: the log of the daemon cannot be written: {node.state_dir}/dsfs.log: Read-only file system\n"
+        assert (done.returncode, done.stderr) == (1, said)
+        done = node.command("mount", "--foreground")
+        assert done.returncode == 1
+        assert done.stderr.endswith(f"\ndsfs: state directory {node.state_dir}: Read-only file system\n")
+
+
 # -- mountpoints ---------------------------------------------------------------------------------------------
 
 
@@ -284,13 +328,16 @@ def test_a_missing_mountpoint_is_made(new_node: NewNode) -> None:
     node.mountpoint = node.mountpoint / "deep/er"
     node.start()
     assert node.is_mounted()
+    assert f" mount.mountpoint: made {node.mountpoint}\n" in node.log_text()
 
 
 def test_a_mountpoint_that_is_no_directory_is_refused(new_node: NewNode) -> None:
     node = new_node()
     node.mountpoint.write_text("a file")
     done = node.command("mount")
-    assert (done.returncode, done.stderr) == (1, f"dsfs: {node.mountpoint} is not a directory\n")
+    said = f"dsfs: {node.config}: mountpoint: {node.mountpoint} is not a directory\n"
+    assert (done.returncode, done.stderr) == (2, said)
+    assert (node.command("config", "check").stderr, node.command("mount", "--foreground").stderr) == (said, said)
     assert node.mountpoint.read_text() == "a file"
 
 

@@ -75,6 +75,10 @@ def test_s3_directories_list_each_name_once_and_names_may_hold_any_character(new
         names = os.listdir(os.fsencode(top))
         assert sorted(names) == sorted(name.encode() for name in odd)
         assert {name: (top / name).read_bytes() for name in odd} == odd
+        for directory in (node.mountpoint, node.mountpoint / "odd", top):
+            assert os.statvfs(directory).f_namemax == 255
+            for length in (256, 1_024, 4_000):
+                assert errno_of(os.stat, directory / ("n" * length)) == errno.ENAMETOOLONG
         node.stop()
 
 
@@ -127,6 +131,17 @@ def test_s6_after_a_version_was_looked_into_names_and_open_ask_the_origin_nothin
     assert not (version / "absent").exists()
     assert not (version / "large" / "absent").exists()
     assert proxy.count() == 0
+
+
+def test_a_directory_of_a_version_is_listed_again_by_the_kernel(node: Node, lake: Lake) -> None:
+    tree = make_lake(lake.root / V)
+    version = node.mountpoint / V
+    first = list(walk(version))
+    asked = node.metric("dsfs_directory_requests_total")
+    assert asked > 0
+    assert list(walk(version)) == first
+    assert {str(path.relative_to(version)) for path in first if path.is_file()} == set(tree)
+    assert node.metric("dsfs_directory_requests_total") == asked
 
 
 def test_s7_a_byte_is_read_again_without_the_origin_also_after_a_restart(

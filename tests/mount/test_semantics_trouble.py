@@ -245,3 +245,37 @@ def test_s22_after_kill_9_the_next_mount_serves_right_bytes(new_node: NewNode, l
     for _ in range(2):
         for name, content in contents.items():
             assert read_part(node.mountpoint / V / name, 0, len(content)) == content
+
+
+@pytest.mark.expects_log("cannot be listed", "opendir: (EACCES|EIO)")
+@pytest.mark.parametrize(("trouble", "expected"), [("forbidden", errno.EACCES), ("unreachable", errno.EIO)])
+def test_s23_names_that_nobody_can_tell_are_an_error_and_what_is_known_is_listed(
+    new_node: NewNode, lake: Lake, proxy: FaultProxy, trouble: str, expected: int
+) -> None:
+    lake.put(f"{V}/file", b"1")
+    listed = new_node(more='[[dataset]]\nname = "listed"\nurl = "s3://lake/elsewhere"\n').start()
+    node = new_node().start()
+    if trouble == "forbidden":
+        proxy.load(trouble)
+    else:
+        proxy.add(Fault("reset", "*"))
+    assert errno_of(os.listdir, node.mountpoint) == expected
+    refused = node.command("ls")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert os.listdir(listed.mountpoint) == ["listed"]
+    assert errno_of(os.listdir, listed.mountpoint / "listed") == expected
+    assert listed.ask("status")["origins"][0]["state"] == "failing"
+    proxy.clear()
+    wait_until(lambda: _names(node.mountpoint) == ["photos"], what="listing again")
+    assert (node.mountpoint / V / "file").read_bytes() == b"1"
+    proxy.add(Fault("reset", "*"))
+    assert node.restart().is_mounted()
+    assert os.listdir(node.mountpoint) == ["photos"]
+    assert os.listdir(node.mountpoint / "photos") == ["v1"]
+
+
+def _names(path: Path) -> list[str]:
+    try:
+        return os.listdir(path)
+    except OSError:
+        return []

@@ -158,11 +158,9 @@ class Node:
         return dict(versions[0])
 
     def metric(self, name: str) -> float:
-        """The value of a metric as Prometheus would see it; 0 if it has no sample yet."""
-        for line in self.ask("metrics")["text"].splitlines():
-            if line.startswith(name + " ") or line.startswith(name + "{"):
-                return float(line.rpartition(" ")[2])
-        return 0.0
+        """The value of a metric as Prometheus would see it, all labels together; 0 if it has no sample."""
+        lines = self.ask("metrics")["text"].splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith((name + " ", name + "{")))
 
     def command(self, *words: str) -> "subprocess.CompletedProcess[str]":
         """Run `dsfs WORDS --config ...` as a user would."""

@@ -1,11 +1,13 @@
 """The backing directory turns read-only, is unmounted or removed while mounted: readers lose nothing but speed."""
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from dsfs.metrics import SKIPPED
 from dsfs.storage.backing import BackingDirectory
 from tests.rig.faultproxy import FaultProxy
 from tests.rig.lake import MIB
@@ -101,6 +103,24 @@ def test_removed_directory_costs_only_speed(node: Node, version: SourceVersion) 
     node.start("--force")
     assert version.wrong_files(node.mountpoint) == []
     wait_until(lambda: node.version(version.name)["resident_bytes"] == version.size_bytes, what="fills going on")
+
+
+@pytest.mark.expects_log(*TROUBLE)
+def test_mark_that_is_removed_is_named_and_no_figure_is_made_up(node: Node, version: SourceVersion) -> None:
+    node.start()
+    (node.backing / "dsfs.json").rename(node.backing / "elsewhere")
+    assert version.wrong_files(node.mountpoint) == []
+    assert "dsfs.json is gone" in wait_paused(node)
+    metrics = node.ask("metrics")["text"].splitlines()
+    assert not [line for line in metrics if line.startswith("dsfs_backing_free_bytes ")]
+    reasons = {match[1] for line in metrics if (match := re.search(r'skipped_bytes_total{reason="(.*?)"}', line))}
+    assert reasons == set(SKIPPED)
+    page = node.command("status").stdout
+    assert " free" not in page
+    assert "never taken" not in page
+    (node.backing / "elsewhere").rename(node.backing / "dsfs.json")
+    wait_until(lambda: node.metric("dsfs_backing_free_bytes"), what="the directory being itself again")
+    assert node.stop() == 0
 
 
 @pytest.mark.needs("mkfs.ext4")

@@ -64,6 +64,37 @@ def test_stalled_connections_hold_up_nobody_who_does_not_need_them(
     assert node.stop() == 0
 
 
+def test_a_silent_origin_leaves_threads_and_memory_to_the_others(
+    new_node: NewNode, proxy: FaultProxy, version: SourceVersion, s3: S3Server
+) -> None:
+    url = "s3://lake/datasets/photos"
+    elsewhere = f'[[dataset]]\nname = "elsewhere"\nurl = "{url}"\nendpoint_url = "{s3.endpoint_url}"\n'
+    settings = {"origin": {**PATIENT["origin"], "connections": CONNECTIONS}, "memory": {"limit": "64MiB"}}
+    node = new_node(settings=settings, more=elsewhere).start()
+    tree = version.tree(node.mountpoint)
+    silent = [tree / name for name in version.large]
+    sizes = [file.stat().st_size for file in silent]
+    proxy.add(Fault(action="stall"))
+    readings = [
+        in_background(partial(read_at, file, at, 4096))
+        for file, size in zip(silent, sizes, strict=True)
+        for at in range(0, size - 4096, MIB // 2)
+    ]
+    wait_until(lambda: proxy.stalled == CONNECTIONS, what="all connections being stalled")
+
+    began = time.monotonic()
+    other = SourceVersion("elsewhere/v1", version.source, version.digests)
+    assert other.wrong_files(node.mountpoint) == []
+    assert time.monotonic() - began < PROMPT_S
+    assert not any(reading.done() for reading in readings)
+
+    proxy.clear()
+    proxy.release()
+    assert all(len(reading.result(READ_TIMEOUT_S)) == 4096 for reading in readings)
+    assert version.wrong_files(node.mountpoint) == []
+    assert node.stop() == 0
+
+
 @pytest.mark.expects_log("fetch failed", "read: EIO", "did not come")
 def test_unmount_goes_on_while_all_connections_are_stalled(
     new_node: NewNode, proxy: FaultProxy, version: SourceVersion

@@ -4,6 +4,7 @@ import os
 import random
 import threading
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from hashlib import md5
 
@@ -245,6 +246,18 @@ def test_new_version_shares_the_packs_that_did_not_change(built):
     after = {identity for identity, _, _ in built([*files, obj("00700-new", 1000)]).segments()}
     assert len(before) > 30
     assert len(after - before) <= 2
+
+
+def test_many_catalogs_are_built_at_once(tmp_path):
+    """One that is closed must not be in the way of one whose file gets the inode of the first."""
+
+    def build(thread):
+        for number in range(40):
+            path = tmp_path / f"{thread}-{number}"
+            build_catalog(iter([ObjectRef("p/a", 1, "e", 0)]), prefix="p/", origin_id="s3://x", path=path)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(build, range(8))) == [None] * 8
 
 
 def test_only_the_first_keys_left_out_are_named(built):

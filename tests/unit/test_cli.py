@@ -19,7 +19,7 @@ from dsfs.admin.control import ControlServer, Verb
 from dsfs.admin.launch import StartError
 from dsfs.config import Config, load
 from dsfs.logs import LogWriter
-from dsfs.model.errors import BusyError, DsfsError, NotFoundError
+from dsfs.model.errors import BusyError, DsfsError, NotFoundError, UsageError
 
 NOW_S = 1_800_000_000.0
 STATUS = {
@@ -41,6 +41,7 @@ STATUS = {
     },
     "memory": {"limit_bytes": 2**29, "used_bytes": 0},
 }
+V1 = {"dataset": "speech", "version": "v1"}
 WHY = {
     "path": "speech/v1/a",
     "dataset": "speech",
@@ -63,8 +64,8 @@ class FakeDaemon:
             "status": STATUS,
             "ls": {"entries": [{"name": "speech", "kind": "dataset"}]},
             "why": WHY,
-            "drop": {"dropped_bytes": 4096, "segments": 2},
-            "refresh": {"changed": True, "generation": "new", "previous": "old", "files": 3, "bytes": 9},
+            "drop": V1 | {"dropped_bytes": 4096, "segments": 2},
+            "refresh": V1 | {"changed": True, "generation": "new", "previous": "old", "files": 3, "bytes": 9},
             "metrics": {"text": "dsfs_fill_bytes_total 5\n"},
         }
         self._ready = threading.Event()
@@ -166,6 +167,23 @@ def test_json_is_what_the_daemon_answered(
     assert daemon.asked == [asked]
 
 
+@pytest.mark.parametrize("verb", ["status", "drop", "refresh"])
+def test_version_may_be_a_path_of_the_mount(
+    daemon: FakeDaemon, page_of: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    mountpoint = tmp_path / "mnt"
+    deep = mountpoint / "speech" / "v1"
+    deep.mkdir(parents=True)
+    page_of(verb, f"{mountpoint}/speech/v1")
+    monkeypatch.chdir(mountpoint / "speech")
+    page_of(verb, "v1")
+    monkeypatch.chdir(deep)
+    page_of(verb, ".")
+    page_of(verb, "speech/v1")  # where a relative path would be none of a version
+    asked = [args["target"] for _, args in daemon.asked]
+    assert asked == [str(deep), str(deep), str(deep), "speech/v1"]
+
+
 def test_path_inside_the_mount_may_be_relative_or_behind_a_link(
     daemon: FakeDaemon, page_of: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,7 +198,12 @@ def test_path_inside_the_mount_may_be_relative_or_behind_a_link(
 
 @pytest.mark.parametrize(
     ("error", "code"),
-    [(NotFoundError("no such"), 1), (BusyError("files are open"), 4), (DsfsError("a\nb"), 1)],
+    [
+        (NotFoundError("no such"), 1),
+        (BusyError("files are open"), 4),
+        (UsageError("expected NAME/VERSION"), 2),
+        (DsfsError("a\nb"), 1),
+    ],
 )
 def test_refusal_of_the_daemon_is_lines_and_an_exit_code(
     daemon: FakeDaemon, capsys: pytest.CaptureFixture[str], error: DsfsError, code: int
@@ -188,6 +211,10 @@ def test_refusal_of_the_daemon_is_lines_and_an_exit_code(
     daemon.answers["status"] = error
     assert cli.main(["status", "--socket", str(daemon.path)]) == code
     assert capsys.readouterr().err == "".join(f"dsfs: {line}\n" for line in str(error).splitlines())
+    assert cli.main(["status", "--json", "--socket", str(daemon.path)]) == code
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert json.loads(said.err) == {"error": str(error), "kind": type(error).__name__, "exit_code": code}
 
 
 def test_without_a_daemon_the_code_is_its_own(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -201,7 +228,7 @@ def test_without_a_daemon_the_code_is_its_own(config: Path, capsys: pytest.Captu
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["drop", "speech"], "argument NAME/VERSION: 'speech': expected NAME/VERSION (see dsfs drop --help)"),
+        (["drop"], "the following arguments are required: NAME/VERSION (see dsfs drop --help)"),
         (["mount", "--timeout", "5"], "argument --timeout: '5': expected a duration with its unit"),
         (["ls", "--config", "a", "--socket", "b"], "not allowed with argument"),
         ([], "the following arguments are required: COMMAND (see dsfs --help)"),
@@ -210,12 +237,12 @@ def test_without_a_daemon_the_code_is_its_own(config: Path, capsys: pytest.Captu
 def test_wrong_usage_is_one_line(
     capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
-    with pytest.raises(SystemExit) as ended:
-        cli.main(arguments)
-    assert ended.value.code == 2
+    assert cli.main(arguments) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("dsfs: ")
     assert message in line
+    assert cli.main([*arguments, "--json"]) == 2
+    assert json.loads(capsys.readouterr().err)["kind"] == "UsageError"
 
 
 def test_wrong_configuration_is_a_line_for_each_problem(
@@ -238,8 +265,12 @@ def test_mount_starts_the_daemon_with_the_same_configuration(
     monkeypatch.chdir(config.parent)
     assert cli.main(["mount", "--config", config.name, "--force", "--timeout", "5s"]) == 0
     command = [sys.executable, "-m", "dsfs", "mount", "--foreground", "--config", str(config), "--force"]
-    assert launched == [(command, config.parent / "dsfs.log", 5)]
-    assert capsys.readouterr().out == f"mounted at {config.parent}/mnt, log in {config.parent}/dsfs.log\n"
+    assert launched == [(command, config.parent / "dsfs.log", 5)]  # which makes no mountpoint here
+    mounted = f"mounted at {config.parent}/mnt, log in {config.parent}/dsfs.log\n"
+    assert capsys.readouterr().out == f"made {config.parent}/mnt\n{mounted}"
+    (config.parent / "mnt").mkdir()
+    assert cli.main(["mount", "--config", config.name]) == 0
+    assert capsys.readouterr().out == mounted
 
 
 def test_mount_ends_with_the_code_of_a_daemon_that_does_not_start(
@@ -308,15 +339,33 @@ def test_bug_is_a_traceback_and_its_own_code(
     assert "ZeroDivisionError" in capsys.readouterr().err
 
 
-def test_reader_of_a_pipe_that_leaves_early_ends_the_command_quietly(daemon: FakeDaemon) -> None:
+@pytest.mark.parametrize("verb", ["metrics", "ls", "ls --json"])
+def test_reader_of_a_pipe_that_leaves_early_ends_the_command_quietly(daemon: FakeDaemon, verb: str) -> None:
     daemon.answers["metrics"] = {"text": "x" * 1_000_000 + "\n"}
-    command = [sys.executable, "-m", "dsfs", "metrics", "--socket", str(daemon.path)]
+    daemon.answers["ls"] = {"entries": [{"name": f"{number:0200}", "kind": "file"} for number in range(5_000)]}
+    command = [sys.executable, "-m", "dsfs", *verb.split(), "--socket", str(daemon.path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait(30) == 0
+
+
+@pytest.mark.parametrize("verb", ["metrics", "status", "status --json"])
+def test_standard_output_that_is_full_is_one_line_and_a_failure(daemon: FakeDaemon, verb: str) -> None:
+    command = [sys.executable, "-m", "dsfs", *verb.split(), "--socket", str(daemon.path)]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=30)
+    assert done.returncode == 1
+    said = json.loads(done.stderr)["error"] if "--json" in verb else done.stderr
+    assert said.removeprefix("dsfs: ").rstrip() == "standard output: No space left on device"
+
+
+def test_standard_error_that_is_full_leaves_the_exit_code(config: Path) -> None:
+    command = [sys.executable, "-m", "dsfs", "status", "--config", str(config)]
+    with open("/dev/full", "w") as full:
+        assert subprocess.run(command, stderr=full, timeout=30).returncode == 3
 
 
 def test_reading_verb_loads_neither_the_daemon_nor_what_it_does_not_show(daemon: FakeDaemon) -> None:

@@ -1,10 +1,13 @@
 """The configuration: what is accepted, what is refused and in which words, and how it is shown."""
 
+import re
+import threading
 import tomllib
 from pathlib import Path
 
 import pytest
 
+from dsfs.admin import preflight as preflight_module
 from dsfs.admin.config_text import to_json, to_toml
 from dsfs.admin.preflight import preflight
 from dsfs.config import Config, from_document, load
@@ -139,6 +142,13 @@ def test_dataset_without_url_needs_the_origin_url() -> None:
         ('"s3://lake/datasets"', '"http://lake"', "expected s3://<bucket> or s3://<bucket>/<prefix>"),
         ('"s3://lake/datasets"', '"s3://lake//datasets"', "(without empty components: //)"),
         ('"http://127.0.0.1:9000"', '"http://key:secret@host"', "without credentials"),
+        ('"http://127.0.0.1:9000"', '"http://host:99999"', '[origin] endpoint_url: "http://host:99999": expected http://'),
+        ('"http://127.0.0.1:9000"', '"http://host:0"', "[origin] endpoint_url"),
+        ('"http://127.0.0.1:9000"', '"http://:9000"', "[origin] endpoint_url"),
+        ('"http://127.0.0.1:9000"', '"http://[::1"', "[origin] endpoint_url"),
+        ('"s3://lake/datasets"', '"s3://lake/../x?y#"', '[origin] url: "s3://lake/../x?y#": expected s3://'),
+        ('"s3://lake/datasets"', '"s3://lake/a/./b"', "(without components . and ..)"),
+        ('"2TiB"', '"0"', '[backing] limit: "0": expected at least 1MiB'),
         ('"speech"', '"a/b"', "expected the name of a directory: 1 to 255 bytes, no slash, not . or .."),
         ('"speech"', '".."', "expected the name of a directory"),
         ('name = "speech"', "", "[[dataset]] number 1 name: missing (expected the name of a directory)"),
@@ -246,6 +256,37 @@ def test_unlikely_places_are_warned_of() -> None:
 def test_backing_directory_that_is_waited_for_longer_than_the_origin_is_warned_of() -> None:
     config = config_of(EXAMPLE.replace("[memory]", 'timeout = "30s"\n[memory]'))
     assert any(line.startswith("[backing] timeout: not shorter") for line in preflight(config, [ROOT, NFS]))
+def test_limits_beyond_what_there_is_are_warned_of(tmp_path: Path) -> None:
+    text = EXAMPLE.replace("/mnt/ontap/dsfs", str(tmp_path / "backing"))
+    assert not [line for line in preflight(config_of(text.replace("2TiB", "1MiB"))) if " limit: " in line]
+    absurd = config_of(text.replace("2TiB", "999999999999TiB").replace("512MiB", "1000TiB"))
+    memory, backing = (line for line in preflight(absurd) if " limit: " in line)
+    assert memory.startswith("[memory] limit: 1000 TiB is more than the ")
+    assert memory.endswith(" of this machine")
+    assert re.match(r"\[backing\] limit: .* PiB is more than the .* of the file system there: only the floor", backing)
+
+
+@pytest.mark.parametrize("key", ["mountpoint", "state_dir", "[backing] path"])
+@pytest.mark.parametrize("below", ["", "/on/the/way"])
+def test_what_is_no_directory_is_refused_by_its_key(tmp_path: Path, key: str, below: str) -> None:
+    places = {"mountpoint": "/datasets", "state_dir": "/var/lib/dsfs", "[backing] path": "/mnt/ontap/dsfs"}
+    text = EXAMPLE
+    for name, place in places.items():
+        text = text.replace(f'"{place}"', f'"{tmp_path}/{name.strip("[]")}{below if name == key else ""}"')
+    preflight(config_of(text))
+    (tmp_path / key.strip("[]")).touch()
+    with pytest.raises(ConfigError) as caught:
+        preflight(config_of(text))
+    assert str(caught.value) == f"dsfs.toml: {key}: {tmp_path}/{key.strip('[]')}{below} is not a directory"
+
+
+def test_silent_backing_directory_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    silence = threading.Event()
+    monkeypatch.setattr(preflight_module, "_ANSWERS_S", 0.05)
+    monkeypatch.setattr(preflight_module, "_file_system_bytes", lambda path: silence.wait())
+    warnings = preflight(config_of(EXAMPLE), [ROOT, NFS])
+    silence.set()
+    assert "[backing] path: /mnt/ontap/dsfs has not answered for 0.05 s" in warnings
 
 
 def test_time_out_that_leaves_no_second_attempt_is_warned_of() -> None:

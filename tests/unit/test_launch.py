@@ -51,6 +51,11 @@ def command(script: str, *arguments: str) -> list[str]:
     return [sys.executable, "-c", textwrap.dedent(script), *arguments]
 
 
+def quiet(line: str) -> None:
+    """Nobody is to be told anything: nothing takes so long."""
+    pytest.fail(line)
+
+
 @pytest.fixture
 def log_file(tmp_path: Path) -> Path:
     return tmp_path / "state" / "dsfs.log"
@@ -161,12 +166,19 @@ def test_state_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         launch.launch(command("pass"), tmp_path / "file" / "dsfs.log", timeout_s=30)
 
 
+def test_log_that_cannot_be_written_is_named(log_file: Path) -> None:
+    log_file.mkdir(parents=True)
+    with pytest.raises(DsfsError, match=f"^the log of the daemon cannot be written: {log_file}: Is a directory$"):
+        launch.launch(command("pass"), log_file, timeout_s=30)
+
+
 def test_unmount_waits_until_the_daemon_is_gone(log_file: Path, tmp_path: Path) -> None:
     socket_path = tmp_path / "control.sock"
     found = launch.launch(command(STOPPABLE, str(socket_path)), log_file, timeout_s=30)
     client = ControlClient(socket_path)
     assert client.daemon_pid() == found.pid
-    assert unmount.unmount(client, None, now=True, timeout_s=30) == "/datasets is unmounted"
+    done = unmount.unmount(client, None, now=True, timeout_s=30, tell=quiet)
+    assert done == "/datasets is unmounted"
     assert not socket_path.exists()
     assert os.waitpid(found.pid, os.WNOHANG)[0] == found.pid
 
@@ -176,8 +188,8 @@ def test_daemon_that_does_not_stop_in_time_is_said_to_run_still(
 ) -> None:
     socket_path = tmp_path / "control.sock"
     started.append(launch.launch(command(STOPPABLE, str(socket_path)), log_file, timeout_s=30).pid)
-    with pytest.raises(DsfsError, match=r"has not ended within 0\.1 s; --now"):
-        unmount.unmount(ControlClient(socket_path), tmp_path, now=False, timeout_s=0.1)
+    with pytest.raises(DsfsError, match=r"is stopping and has not ended within 1 s; --now"):
+        unmount.unmount(ControlClient(socket_path), tmp_path, now=False, timeout_s=1, tell=quiet)
 
 
 @pytest.fixture
@@ -194,7 +206,7 @@ def test_mount_of_a_dead_daemon_is_detached(
     monkeypatch.setattr(unmount, "mount_at", lambda path: Mount(path, "fuse.dsfs", "dsfs", "0:35"))
     monkeypatch.setattr(unmount, "life_of", lambda path: life)
     monkeypatch.setattr(unmount, "detach", detached.append)
-    done = unmount.unmount(nobody, place, now=now, timeout_s=1)
+    done = unmount.unmount(nobody, place, now=now, timeout_s=1, tell=quiet)
     assert done == f"no daemon; the {life} mount it left at /datasets is unmounted"
     assert detached == [place]
 
@@ -222,7 +234,7 @@ def test_what_no_dead_daemon_left_is_not_touched(
     monkeypatch.setattr(unmount, "life_of", lambda path: life)
     monkeypatch.setattr(unmount, "detach", lambda path: pytest.fail(f"{path} was detached"))
     with pytest.raises(error, match=message):
-        unmount.unmount(nobody, Path("/datasets"), now=False, timeout_s=1)
+        unmount.unmount(nobody, Path("/datasets"), now=False, timeout_s=1, tell=quiet)
 
 
 def test_launcher_that_is_interrupted_ends_the_daemon(log_file: Path) -> None:

@@ -5,7 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from dsfs.metrics import Counter, Gauge, Histogram, Metrics, Registry
+from dsfs.metrics import ORIGIN_ERRORS, Counter, Gauge, Histogram, Metrics, Registry
+from dsfs.model import errors
+from dsfs.model.errors import OriginError
 
 
 def test_counter_loses_no_count_to_threads() -> None:
@@ -74,6 +76,26 @@ def test_gauge_that_fails_does_not_hide_the_others() -> None:
     registry.declare(Gauge("memory.used_bytes", "Bytes.")).read_from(lambda: 1 / 0)
     registry.declare(Gauge("memory.limit_bytes", "Bytes.")).read_from(lambda: 7)
     assert "dsfs_memory_limit_bytes 7\n" in registry.text()
+
+
+def test_label_with_declared_values_has_no_other_and_counts_from_zero() -> None:
+    counter = Counter("fill.skipped_bytes_total", "Bytes.", "reason", ("limit", "floor"))
+    counter.add(5, label="floor")
+    assert [(labels["reason"], value) for _, labels, value in counter.samples()] == [("floor", 5), ("limit", 0)]
+    for label in ("cluster 0123", ""):
+        with pytest.raises(ValueError, match="no reason that was declared"):
+            counter.add(label=label)
+
+
+def test_every_kind_of_origin_error_is_a_declared_one() -> None:
+    kinds = {kind.kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, OriginError)}
+    assert kinds == set(ORIGIN_ERRORS)
+
+
+def test_gauge_whose_source_has_no_value_has_no_sample() -> None:
+    gauge = Gauge("backing.free_bytes", "Bytes.")
+    gauge.read_from(lambda: None)
+    assert list(gauge.samples()) == []
 
 
 def test_name_can_be_declared_only_once() -> None:

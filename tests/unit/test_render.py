@@ -1,6 +1,5 @@
 """What the daemon answers, as people see it."""
 
-import io
 from typing import Any
 
 from dsfs.admin.render import Page
@@ -44,6 +43,7 @@ STATUS: dict[str, Any] = {
         "floor_bytes": 2**30,
         "free_bytes": 2**40,
         "unfilled_bytes": 2**20,
+        "unfilled_at_s": NOW_S - 7200,
     },
     "memory": {"limit_bytes": 2**29, "used_bytes": 2**20},
     "versions": [
@@ -93,21 +93,15 @@ ENTRIES = [
 
 
 def status_page() -> str:
-    stream = io.StringIO()
-    Page(NOW_S, stream).status(STATUS)
-    return stream.getvalue()
+    return Page(NOW_S).status(STATUS)
 
 
 def ls_page() -> str:
-    stream = io.StringIO()
-    Page(NOW_S, stream).ls({"entries": ENTRIES})
-    return stream.getvalue()
+    return Page(NOW_S).ls({"entries": ENTRIES})
 
 
 def why_page(answer: dict[str, Any]) -> str:
-    stream = io.StringIO()
-    Page(NOW_S, stream).why(answer)
-    return stream.getvalue()
+    return Page(NOW_S).why(answer)
 
 
 def test_status_shows_the_daemon_what_it_depends_on_and_its_versions() -> None:
@@ -131,6 +125,27 @@ def test_status_shows_the_daemon_what_it_depends_on_and_its_versions() -> None:
         "0123456789ab",
     ]
     assert rows[1] == ["speech/v2", "unlisted"]
+
+
+def test_status_tells_no_room_that_is_not_known_and_no_floor_of_nothing() -> None:
+    def line(**facts: object) -> str:
+        page = Page(NOW_S).status(STATUS | {"backing": STATUS["backing"] | facts})
+        return next(line for line in page.splitlines() if line.startswith("backing"))
+
+    assert line().endswith("used, 1.00 TiB free, 1.00 GiB are never taken")
+    assert line(floor_bytes=0).endswith("used, 1.00 TiB free")
+    assert line(free_bytes=None, floor_bytes=None).endswith("2.00 TiB used")
+
+
+def test_status_tells_what_was_not_filled_while_that_is_news() -> None:
+    def told(**facts: object) -> bool:
+        page = Page(NOW_S).status(STATUS | {"backing": STATUS["backing"] | facts})
+        return "            1.00 MiB were fetched and not filled so far, the last " in page
+
+    assert told()  # nothing is filled now
+    assert told(state="ok", unfilled_at_s=NOW_S - 300)
+    assert not told(state="ok")
+    assert not told(state="ok", unfilled_at_s=None)
 
 
 def test_status_names_drifted_files_and_keys_left_out_with_the_reason() -> None:

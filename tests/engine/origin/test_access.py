@@ -121,7 +121,7 @@ def test_server_that_comes_back_is_used_again() -> None:
         assert read(origin, obj, 5, 10) == CONTENT[5:15]
         assert origin.last_success_at is not None
         assert origin.last_success_at >= origin.last_error[0]
-        assert origin.statistics()["errors"] == 1
+        assert origin.failures() == {"temporary": 1}
         origin.close()
 
 

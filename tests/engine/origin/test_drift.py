@@ -48,7 +48,7 @@ def test_deleted_object_is_drifted_and_no_failure_of_the_origin(server: S3Server
     with pytest.raises(DriftedError, match="answered 404 NoSuchKey"):
         next(fresh_origin.fetch(obj, 0, 5))
     assert fresh_origin.last_error is None
-    assert fresh_origin.statistics()["errors"] == 0
+    assert fresh_origin.failures() == {}
 
 
 def test_object_without_an_etag_is_known_by_its_last_modified(origin: Origin, proxy: FaultProxy) -> None:

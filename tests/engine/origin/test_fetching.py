@@ -75,7 +75,7 @@ def test_many_threads_fetch_at_once(fresh_origin: Origin) -> None:
     assert b"".join(parts) == CONTENT
     statistics = fresh_origin.statistics()
     assert (statistics["get_requests"], statistics["get_bytes"]) == (len(starts), obj.size)
-    assert statistics["errors"] == 0
+    assert fresh_origin.failures() == {}
 
 
 def test_first_fetches_of_many_threads_may_come_together(fresh_origin: Origin) -> None:
