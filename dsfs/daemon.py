@@ -26,13 +26,16 @@ from dsfs.admin.notify import Notifier
 from dsfs.admin.queries import Queries
 from dsfs.admin.verbs import Verbs
 from dsfs.cache.ahead import Readahead
+from dsfs.cache.catalogs import Catalogs
+from dsfs.cache.claims import Claims
 from dsfs.cache.datasets import Datasets
 from dsfs.cache.drop import Dropper
 from dsfs.cache.fetch import Fetcher
 from dsfs.cache.fill import Filler
+from dsfs.cache.health import BackingHealth
 from dsfs.cache.lanes import Lanes
 from dsfs.cache.library import Library
-from dsfs.cache.memory import Memory, shares
+from dsfs.cache.memory import Memory, fills_at_once, shares
 from dsfs.cache.open import Opener
 from dsfs.cache.pool import Bridge, Pool
 from dsfs.cache.read import Reader
@@ -41,6 +44,7 @@ from dsfs.cache.segments import SegmentTable
 from dsfs.config import Config
 from dsfs.metrics import Metrics
 from dsfs.model.errors import DsfsError
+from dsfs.model.health import Health
 from dsfs.mount.mountpoint import prepare_mountpoint
 from dsfs.mount.operations import Operations
 from dsfs.mount.session import Session
@@ -54,7 +58,9 @@ from dsfs.storage.tidy import tidy_state
 
 log = logging.getLogger(__name__)
 
-BACKING_THREADS = 16  # reads and fills at once: few enough to leave an NFS client's slots to others
+BACKING_THREADS = 16  # reads at once: few enough, with the fills, to leave an NFS client's slots to others
+CLAIMS_THREADS = 4
+SEALING_THREADS = 2  # each may read a whole segment
 REQUESTS_END_S = 2.0  # requests at work may take so long to end after the first signal
 M_ARENA_MAX = -8  # of malloc.h
 DRAIN_S = 10.0  # and queued fills so long
@@ -113,14 +119,31 @@ class Daemon:
             Memory(share_bytes, lambda run: run.segment.forget(run))
             for share_bytes in shares(config.memory.limit_bytes, config.origin.connections * len(origins))
         )
+        self.filling_pool = Pool("filling", fills_at_once(self.memory.limit_bytes), bridge)
+        self.sealing_pool = Pool("sealing", SEALING_THREADS, bridge)
+        self.claims_pool = Pool("claims", CLAIMS_THREADS, bridge)
+        self.health = BackingHealth(Health(config.backing.timeout_s), bridge, backing.probe)
+        claims = Claims(
+            self.claims_pool,
+            bridge,
+            backing,
+            self.health,
+            services,
+            metrics,
+            config.origin.timeout_s / 3,
+            random.Random(),
+        )
         self.lanes = Lanes(bridge, config.origin.connections, self.memory.limit_bytes // min(2, len(origins)))
-        self.filler = Filler(self.memory, self.backing_pool, bridge, backing, index, metrics)
-        self.segments = SegmentTable(backing, self.backing_pool, self.filler)
+        self.filler = Filler(
+            self.memory, self.filling_pool, self.sealing_pool, bridge, backing, self.health, claims, index, metrics
+        )
+        self.segments = SegmentTable(backing, self.backing_pool, self.health, self.filler)
         self.fetcher = Fetcher(
             self.memory,
             self.lanes,
             bridge,
             self.filler,
+            claims,
             services,
             metrics,
             config.origin.timeout_s,
@@ -128,7 +151,13 @@ class Daemon:
         )
         self.readahead = Readahead(self.fetcher, self.segments, config.origin.connections)
         self.library = Library(
-            GenerationStore(config.state_dir / "catalogs", backing.generations),
+            Catalogs(
+                GenerationStore(config.state_dir / "catalogs", backing.generations),
+                backing.turns,
+                self.backing_pool,
+                self.health,
+                services,
+            ),
             config.state_dir / "listing",
             self.datasets,
             services,
@@ -143,6 +172,7 @@ class Daemon:
             self.memory,
             self.resident_memory,
             self.backing_pool,
+            self.health,
             metrics,
             inline=not backing.file_system.is_network,
         )
@@ -161,6 +191,7 @@ class Daemon:
             self.filler,
             self._buffered_bytes,
             backing,
+            self.health,
             index,
             self.datasets,
             config.mountpoint,
@@ -197,7 +228,10 @@ class Daemon:
             self._build(services)
             services.start_soon(self._watch_signals)
             services.start_soon(self.filler.keep_index)
+            services.start_soon(self.filler.keep_sealing)
             services.start_soon(self.readahead.serve)
+            services.start_soon(self.health.serve)
+            services.start_soon(self.recovery.tidy_later)
             if self.index.was_unclean and not self.index.was_lost:
                 await services.start(self.recovery.run)
             await services.start(ControlServer(self.config.control_socket, self.verbs.table()).serve)
@@ -277,7 +311,8 @@ class Daemon:
                 is_drained = not (self.filler.in_flight or self.fetcher.in_flight)
                 nursery.cancel_scope.cancel()
         self.lanes.close()
-        self.backing_pool.close()
+        for pool in (self.backing_pool, self.filling_pool, self.sealing_pool, self.claims_pool):
+            pool.close()
         return is_drained and not scope.cancelled_caught
 
     async def _cancel_when_hurried(self, scope: trio.CancelScope) -> None:

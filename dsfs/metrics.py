@@ -204,6 +204,12 @@ class Metrics:
         self.flight_joins = declare(
             Counter("flight.joins_total", "Wants of a block that joined a fetch already under way.")
         )
+        self.claims_asked = declare(
+            Counter("claims.asked_total", "Questions to the other nodes before a fetch, by answer.", "answer")
+        )
+        self.claims_ignored = declare(
+            Counter("claims.ignored_total", "Fetches of what another node had claimed and did not fill in time.")
+        )
         self.fill_bytes = declare(Counter("fill.bytes_total", "Bytes written into the backing directory."))
         self.fill_skipped_bytes = declare(
             Counter(

@@ -96,6 +96,8 @@ def _about_times(config: Config) -> Iterator[str]:
     for name, timeout_s in (("connect", origin.connect_timeout_s), ("stall", origin.stall_timeout_s)):
         if timeout_s >= origin.timeout_s:
             yield f"[origin] {name}_timeout: not shorter than timeout: there is no time for another attempt"
+    if config.backing.timeout_s >= origin.timeout_s:
+        yield "[backing] timeout: not shorter than that of [origin]: a reader waits longer for the cache than for that"
 
 
 def _about_fuse(config: Config) -> Iterator[str]:

@@ -18,10 +18,12 @@ from dsfs import __version__
 from dsfs.admin.targets import ANYTHING, FILE, VERSION, VERSIONS
 from dsfs.cache.datasets import Datasets
 from dsfs.cache.fill import Filler
+from dsfs.cache.health import BackingHealth
 from dsfs.cache.library import Generation, Library, Version
 from dsfs.cache.open import Opener
 from dsfs.model.blocks import pages
 from dsfs.model.errors import BackingError, DsfsError, NotFoundError
+from dsfs.model.health import Condition
 from dsfs.storage.backing import BackingDirectory
 from dsfs.storage.catalog import Entry
 from dsfs.storage.origin import Origin
@@ -48,6 +50,7 @@ class Queries:
     filler: Filler
     buffered_bytes: Callable[[], int]
     backing: BackingDirectory
+    health: BackingHealth
     index: ResidencyIndex
     datasets: Datasets
     mountpoint: Path
@@ -111,12 +114,14 @@ class Queries:
 
     async def _backing(self) -> Answer:
         try:
-            reason, free, floor = await self.ask_backing(self._room)
+            with self.health.patience():
+                reason, free, floor = await self.ask_backing(self._room)
         except BackingError as exc:
             reason, free, floor = str(exc), None, None
+        condition = self.health.condition
         return {
             "path": str(self.backing.path),
-            "state": "paused" if reason else "ok",
+            "state": condition.value if condition is not Condition.OK else "paused" if reason else "ok",
             "reason": reason,
             "limit_bytes": self.backing.limit_bytes,
             "used_bytes": self.backing.used_bytes,

@@ -1,6 +1,7 @@
 """What a crash leaves in the backing directory for ever, unless somebody looks for it: found and removed.
 
-A file that a segment needs is left where it is; what is removed here is neither read nor counted by anybody.
+A file that a segment needs is left where it is; what is removed here is neither read nor counted by anybody.  Other
+nodes are at work in the same folders, so nothing is waste before it is old: a `.part` is there before its map.
 
 Concurrency: blocking; may run beside fills, whose segments it leaves alone.
 """
@@ -11,16 +12,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from dsfs.storage.backing import BackingDirectory
-from dsfs.storage.filesystem import is_abandoned
+from dsfs.storage.filesystem import is_unfinished
+from dsfs.storage.leftovers import abandoned
 
 log = logging.getLogger(__name__)
 
 
 def tidy(backing: BackingDirectory, is_in_use: Callable[[str], bool] = lambda identity: False) -> int:
-    """Remove what no segment needs, but for segments in use; returns how many files that were."""
+    """Remove what no segment needs, but for segments in use; returns how many files that were.
+
+    OSError if a folder cannot be read, or does not tell the time.
+    """
     removed = 0
     for folder, names in backing.segment_folders():
-        for name in waste_among(names):
+        for name in abandoned(folder, waste_among(names)):
             if not is_in_use(name.partition(".")[0]):
                 try:
                     os.unlink(folder / name)
@@ -35,7 +40,7 @@ def tidy(backing: BackingDirectory, is_in_use: Callable[[str], bool] = lambda id
 def tidy_state(state_dir: Path) -> None:
     """Remove what a crash left in the state directory; its lock must be held."""
     for path in state_dir.iterdir():
-        if is_abandoned(path.name) and path.is_file():
+        if is_unfinished(path.name) and path.is_file():
             path.unlink()
 
 
@@ -45,7 +50,7 @@ def waste_among(names: frozenset[str]) -> Iterator[str]:
         identity, _, suffix = name.partition(".")
         part, records, sums = (f"{identity}.{end}" in names for end in ("part", "map", "sum"))
         is_sealed = identity in names and sums
-        if is_abandoned(name):
+        if is_unfinished(name):
             yield name
         elif suffix == "part":
             if is_sealed or not records:

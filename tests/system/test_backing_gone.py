@@ -19,7 +19,7 @@ from tests.rig.wait import wait_until
 
 NewNode = Callable[..., Node]
 SIZE_BYTES = 96 * MIB
-TROUBLE = ("a fill failed", "resident bytes could not be used", "segment [0-9a-f]{40}", "cannot be put into")
+TROUBLE = ("a (fill|claim) failed", "resident bytes could not be used", "segment [0-9a-f]{40}", "cannot be put into")
 
 
 def wait_paused(node: Node) -> str:
