@@ -78,26 +78,19 @@ _statx = ctypes.CDLL(None, use_errno=True).statx
 _statx_result = ctypes.c_char * 256
 
 
-def refresh_names(folder: Path) -> None:
+def refresh_names(folder: Path, fs: FileSystem) -> None:
     """Make an NFS client ask the server for the names in `folder` when they are looked up next (1 GETATTR).
 
-    A name that was looked up too early, and one that was removed since, would be believed for 30 s and more.
+    A name that was looked up too early, and one that was removed since, would be believed for 30 s and more.  With
+    NFSv3 it still is if both, the look and the change, came within one tick of the server's clock (4 or 10 ms): by the
+    ctime alone it tells of changes.  Then a segment is fetched twice; touching the folder would not help, since a
+    client takes what it has done itself for all there was.
     """
+    if not fs.is_network:
+        return
     reach("file.refresh")
     with contextlib.suppress(FileNotFoundError):
         _ask_server(_AT_FDCWD, os.fsencode(folder), 0)
-
-
-def forget_names(folder: Path, fs: FileSystem) -> None:
-    """The same beyond doubt, for once in a while; nothing on a local file system.
-
-    NFSv3 tells by the mtime alone that a folder has changed, and two changes in one tick of the server's clock are one.
-    """
-    if fs.kind == "nfs":
-        with contextlib.suppress(OSError):  # a read-only export
-            os.utime(folder)
-    if fs.is_network:
-        refresh_names(folder)
 
 
 def refresh_attributes(fd: int) -> None:
@@ -120,7 +113,7 @@ def open_existing(path: Path, fs: FileSystem) -> int | None:
             raise
     if not fs.is_network:
         return None
-    forget_names(path.parent, fs)
+    refresh_names(path.parent, fs)
     try:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as exc:

@@ -20,7 +20,6 @@ from dsfs.storage.filesystem import (
     GONE,
     DirectFile,
     FileSystem,
-    forget_names,
     is_there,
     open_existing,
     place_file,
@@ -55,7 +54,7 @@ def remove_waste(path: Path, *suffixes: str) -> None:
 
 def remove_all(path: Path, fs: FileSystem) -> None:
     """Remove all files of the segment; OSError if one of them cannot be removed."""
-    forget_names(path.parent, fs)  # a name of another node's might be believed not to be there
+    refresh_names(path.parent, fs)  # a name of another node's might be believed not to be there
     for suffix in ("", ".sum", ".map", ".part"):
         reach("segment.remove")
         remove(beside(path, suffix))
@@ -174,8 +173,7 @@ class Filling(OpenFiles):
 
     def is_in_place(self) -> bool:
         """Whether the open data file still has its name: nobody removed it, and no other node sealed it."""
-        if self._fs.is_network:
-            refresh_names(self._path.parent)
+        refresh_names(self._path.parent, self._fs)
         try:
             return os.path.samestat(os.stat(beside(self._path, ".part")), os.fstat(self.data.fd))
         except OSError as exc:

@@ -197,7 +197,7 @@ class SegmentFile:
     def _note_changes(self, filling: Filling) -> None:
         """If somebody else changed the data, no block is trusted any more."""
         if filling.notice_changes():
-            log.info("segment %s was changed by somebody while it was being filled; it is checked again", self.identity)
+            log.debug("segment %s was changed by somebody while it was being filled", self.identity)
             self.presence.distrust()
             self._forget_cut_off(filling)
 

@@ -29,6 +29,7 @@ from tests.rig.reading import SourceVersion
 from tests.rig.wait import wait_until
 
 READ_TIMEOUT_S = 120
+START_S = 60  # until a reader on a busy machine has come to its first fetch
 # So that a busy machine is taken neither for a silent server nor for a node that stands still.
 SETTINGS = {**PATIENT, "memory": {"limit": "64MiB"}, "backing": {"timeout": "50s"}}
 # A reader waits for another node a third of `origin.timeout` at most, and then for the origin itself.
@@ -150,7 +151,7 @@ def test_node_that_stops_in_the_middle_of_a_fetch_holds_the_others_up_for_a_mome
     (large,) = version.large
     proxy.add(Fault("stall", key=f"*/{large}", times=1))
     in_background(lambda: digests_on(a, version.tree(ill.mountpoint)))
-    wait_until(lambda: proxy.stalled == 1, what="a fetch that stands still")
+    wait_until(lambda: proxy.stalled == 1, START_S, "a fetch that stands still")
     assert ill.process is not None
     if how == "killed":
         ill.process.kill()
