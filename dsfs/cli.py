@@ -33,6 +33,8 @@ EXIT_CODES: Mapping[int, str] = MappingProxyType(
         2: "wrong usage or configuration",
         3: "no daemon answers",
         4: "busy: another daemon is running, or the mount is in use",
+        5: "`dsfs doctor` warns",
+        6: "`dsfs doctor` found what does not work",
         70: "a bug in dsfs: please report the traceback",
         130: "interrupted",
     }
@@ -111,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_lifecycle(commands, which, either)
     _add_questions(commands, [either, as_json])
     _add_config(commands, [which, as_json])
+    _add_doctor(commands, [which, as_json])
     return parser
 
 
@@ -163,6 +166,16 @@ def _add_config(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> No
     )
     _command(actions, "check", _config_check, "say whether it can be used", parents)
     _command(actions, "show", _config_show, "print what is in effect, with defaults and help", parents)
+
+
+def _add_doctor(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> None:
+    doctor = _command(commands, "doctor", _doctor, "check node, NFS mount, backing directory and origin", parents)
+    doctor.add_argument(
+        "--with", dest="other", metavar="NODE", help="a node that runs it, too, --with this one: what one cannot see"
+    )
+    doctor.add_argument(
+        "--wait", type=_duration, default=120.0, metavar="T", help="how long to wait for that node (2m)"
+    )
 
 
 def _duration(text: str) -> float:
@@ -338,3 +351,9 @@ def _config_show(args: argparse.Namespace) -> int:
         return _print_json(to_json(config))
     print(to_toml(config), end="")
     return 0
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from dsfs.doctor.visit import visit
+
+    return visit(_config(args), other=args.other, wait_s=args.wait, as_json=args.json)

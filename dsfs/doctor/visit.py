@@ -1,0 +1,43 @@
+"""One run of the doctor: all areas of a configuration, one after the other, as they would slow each other down."""
+
+import json
+import sys
+from typing import Any
+
+from dsfs.config import Config
+from dsfs.doctor import directory, nfs, node, origin, pair
+from dsfs.doctor.check import Area, Check
+from dsfs.doctor.examine import Row, examine
+from dsfs.doctor.report import Pages, exit_code, to_json
+from dsfs.doctor.scratch import Scratch
+
+CHECKS: tuple[Check[Any, Any], ...] = (*node.CHECKS, *nfs.CHECKS, *directory.CHECKS, *origin.CHECKS, *pair.CHECKS)
+
+
+def visit(config: Config, *, other: str | None, wait_s: float, as_json: bool) -> int:
+    """Look at everything and write what was found; the exit code.
+
+    `other`: a node that does the same now, and is waited for so long.
+    """
+    areas: list[Area[Any]] = [
+        node.area(config),
+        nfs.area(config),
+        directory.area(config, Scratch(config.backing.path)),
+        *origin.areas(config),
+    ]
+    if other is not None:
+        areas.append(pair.area(config, other, wait_s))
+    pages = None if as_json else Pages()
+    found: list[tuple[str, Row]] = []
+    for area in areas:
+        if sys.stderr.isatty():
+            print(f"looking at {area.title} ...", end="\r", file=sys.stderr, flush=True)
+        rows = list(examine(area))
+        found += [(area.title, row) for row in rows]
+        if pages is not None:
+            pages.area(area.title, rows)
+    if pages is not None:
+        pages.summary([row for _, row in found])
+    else:
+        print(json.dumps(to_json(found), indent=2))
+    return exit_code([row for _, row in found])
