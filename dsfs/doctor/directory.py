@@ -177,19 +177,6 @@ CHECKS: tuple[Check[Directory, Any], ...] = (
         "all work, the last gives EEXIST; a failure otherwise", _scratch(semantics.names), judge.names,
     ),
     Check(
-        "directory.locks", "whether a lock excludes a second open file, and ends with the first",
-        "yes; a failure otherwise", _scratch(semantics.locks), judge.locks, deadline_s=20.0,
-    ),
-    Check(
-        "directory.lock_time", "how long a lock takes, 20 times",
-        f"{judge.SLOW_LOCK_S:g} s at most; a warning for longer",
-        _scratch(semantics.lock_time), judge.lock_time, deadline_s=30.0,
-    ),
-    Check(
-        "directory.lock_bytes", "whether a locked byte can be read and written by others",
-        "yes; a note for a server with mandatory locks", _scratch(semantics.lock_bytes), judge.lock_bytes,
-    ),
-    Check(
         "directory.clock", "the file server's clock, by the time of a fresh file in each of two folders",
         f"within {judge.OFF_CLOCK_S:g} s; a note for more, a warning above {judge.WRONG_CLOCK_S:g} s",
         _scratch(semantics.clock), judge.clock,
@@ -218,12 +205,26 @@ CHECKS: tuple[Check[Directory, Any], ...] = (
         f"within {judge.WAIT_FOR_SPACE_S:g} s; a warning otherwise",
         _scratch(speed.space_return), judge.space_return, deadline_s=30.0,
     ),
+    # Last: while a server is in its grace time after a restart, locks wait for a minute and more.
+    Check(
+        "directory.locks", "whether a lock excludes a second open file, and ends with the first",
+        "yes; a failure otherwise", _scratch(semantics.locks), judge.locks, deadline_s=30.0,
+    ),
+    Check(
+        "directory.lock_time", "how long a lock takes, 20 times",
+        f"{judge.SLOW_LOCK_S:g} s at most; a warning for longer",
+        _scratch(semantics.lock_time), judge.lock_time, deadline_s=30.0,
+    ),
+    Check(
+        "directory.lock_bytes", "whether a locked byte can be read and written by others",
+        "yes; a note for a server with mandatory locks", _scratch(semantics.lock_bytes), judge.lock_bytes,
+    ),
 )  # fmt: skip
 
 
 def area(config: Config, scratch: Scratch) -> Area[Directory]:
     return Area(
         "backing directory", partial(_opened, config, scratch), CHECKS,
-        "The file server is silent: is it up, and can this node reach it? Readers get what they want from the origin"
-        " meanwhile.", clean=scratch.remove,
+        "The file server is silent: is it up, and can this node reach it? Where only locks are silent, it may be in its"
+        " grace time after a restart or takeover: try again in two minutes.", clean=scratch.remove,
     )  # fmt: skip

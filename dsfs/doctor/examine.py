@@ -15,7 +15,7 @@ from dsfs.doctor.check import Area, Check, Finding, NotCheckedError, Verdict, fa
 from dsfs.doctor.child import Child, ChildError, Send
 from dsfs.model.errors import DsfsError
 
-CLEAN_S = 10.0
+CLEAN_S = 5.0
 _NO_PERMISSION = "no permission: run it as root or as the daemon's user"
 
 
@@ -39,7 +39,7 @@ def examine(area: Area[Any]) -> Iterator[Row]:
     """One row for each check, as soon as it is there.  ChildError for a bug in a measurement."""
     child = Child(lambda send: _measure(area, send))
     silent = ""
-    is_clean = False
+    is_clean = True  # the first check of an area leaves nothing behind
     try:
         for check in area.checks:
             if silent:
@@ -51,6 +51,8 @@ def examine(area: Area[Any]) -> Iterator[Row]:
                 silent = f"no answer to {check.name}"
                 finding = fail(f"no answer within {check.deadline_s:g} s", area.silent)
                 yield Row(check.name, finding, None, check.deadline_s)
+            else:
+                is_clean = False
         if not silent:
             with suppress(TimeoutError):
                 child.receive(CLEAN_S)

@@ -161,7 +161,8 @@ CHECKS: tuple[Check[Bucket, Any], ...] = (
     Check(
         "origin.reach", "whether anything answers at its address, without credentials",
         f"within {judge.SLOW_ANSWER_S:g} s; a warning for longer, a failure for {GREETING_S:g} s", _reach, judge.reach,
-        DEADLINE_S, "Is [origin] endpoint_url right? Then the route, a firewall, and proxy variables of the environment.",
+        DEADLINE_S,
+        "Is [origin] endpoint_url right? Then the route, a firewall, and proxy variables of the environment.",
     ),
     Check(
         "origin.transport", "whether the bytes are encrypted on the way", "https or loopback; a note otherwise",

@@ -34,8 +34,11 @@ class Pair:
     has_met: bool = False
     facts: tuple[dict[str, Any], dict[str, Any]] = field(default_factory=lambda: ({}, {}))
 
-    def both(self, key: str) -> judge.Both:
+    def both(self, key: str, otherwise: str = "") -> judge.Both:
+        """What each said of itself; NotCheckedError, with `otherwise`, if one of them has nothing to say."""
         here, there = self._facts_of(key)
+        if here is None or there is None:
+            raise NotCheckedError(otherwise)
         return judge.Both(str(here), str(there))
 
     def apart_s(self) -> float:
@@ -46,8 +49,6 @@ class Pair:
     def _facts_of(self, key: str) -> tuple[Any, Any]:
         self.require_met()
         here, there = (facts[key] for facts in self.facts)
-        if here is None or there is None:
-            raise NotCheckedError("not the same kind of mount")
         return here, there
 
     def require_met(self) -> None:
@@ -123,14 +124,15 @@ CHECKS: tuple[Check[Pair, Any], ...] = (
     ),
     Check(
         "pair.mounts", "NFS version, transfer sizes and lookupcache of both", "the same; a note otherwise",
-        lambda pair: pair.both("mount"), judge.mounts,
+        lambda pair: pair.both("mount", "not NFS on both"), judge.mounts,
     ),
     Check(
         "pair.client_ids", "by what the server knows the two nodes", "different names; a failure otherwise",
-        lambda pair: pair.both("client_id"), judge.client_ids,
+        lambda pair: pair.both("client_id", "not NFS 4 on both"), judge.client_ids,
     ),
     Check(
-        "pair.users", "whose the files of the other node are here", "its user's; a failure otherwise", _user, judge.users,
+        "pair.users", "whose the files of the other node are here", "its user's; a failure otherwise",
+        _user, judge.users,
     ),
     Check(
         "pair.clocks", "the clocks of the two nodes, each against the file server's",
@@ -155,7 +157,7 @@ CHECKS: tuple[Check[Pair, Any], ...] = (
         "yes; a failure otherwise", _together(turns.direct), judge.direct, _STEPS_S,
     ),
     Check(
-        "pair.links", f"who gets a name that both link at once, {judge.LINKS} times", "one of them; a failure otherwise",
+        "pair.links", f"who gets a name that both link, {judge.LINKS} times", "one of them; a failure otherwise",
         _together(turns.links), judge.links, _STEPS_S,
     ),
     Check(

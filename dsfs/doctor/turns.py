@@ -14,7 +14,7 @@ from dsfs.doctor import semantics
 from dsfs.doctor.judgement import pair as judge
 from dsfs.doctor.meeting import Meeting
 from dsfs.doctor.semantics import BLOCK, opened, random_block, read_block
-from dsfs.storage.filesystem import refresh_attributes, refresh_names
+from dsfs.storage.filesystem import refresh_attributes
 from dsfs.storage.rangelock import try_lock
 
 T = TypeVar("T")
@@ -22,6 +22,7 @@ T = TypeVar("T")
 _POLL_S = 0.05
 _TICK_S = 0.05
 _CACHED_BLOCKS = 16
+_REMOVED_BYTES = 64 * BLOCK  # more than is read ahead when its beginning is read
 
 
 class Turn:
@@ -87,14 +88,26 @@ def _make_name(turn: Turn) -> None:
 
 
 def _look_for_name(turn: Turn) -> judge.Seen:
-    name = turn.folder / "late"
+    """By an open folder: on the way from the root each step might ask the server, and so tell more than the name."""
     turn.wait()
-    name.exists()  # too early: the client may remember that there is none
-    turn.wait()
-    turn.wait()
-    after_s = _until(name.exists)
-    refresh_names(turn.folder)
-    return judge.Seen(after_s, name.exists())
+    folder = os.open(turn.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _is_there("late", folder)  # too early: the client may remember that there is none
+        turn.wait()
+        turn.wait()
+        after_s = _until(lambda: _is_there("late", folder))
+        refresh_attributes(folder)
+        return judge.Seen(after_s, _is_there("late", folder))
+    finally:
+        os.close(folder)
+
+
+def _is_there(name: str, folder: int) -> bool:
+    try:
+        os.stat(name, dir_fd=folder)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _grow(turn: Turn) -> None:
@@ -153,10 +166,8 @@ def links(meeting: Meeting) -> judge.Links:
 
 
 def _remove_open(turn: Turn) -> None:
-    with opened(turn.folder / "open", size=0) as file:
-        for number in range(3):
-            file.write(random_block(), BLOCK, number * BLOCK)
-    turn.wait()
+    with opened(turn.folder / "open", size=_REMOVED_BYTES):
+        turn.wait()
     turn.wait()
     os.rename(turn.folder / "open", turn.folder / "trash")
     os.unlink(turn.folder / "trash")
@@ -168,7 +179,7 @@ def _use_removed(turn: Turn) -> judge.OpenUnlink:
     turn.wait()
     with opened(turn.folder / "open") as file, open(turn.folder / "open", "rb") as buffered:
         buffered.read(BLOCK)
-        with mmap.mmap(buffered.fileno(), 3 * BLOCK, prot=mmap.PROT_READ) as mapping:
+        with mmap.mmap(buffered.fileno(), _REMOVED_BYTES, prot=mmap.PROT_READ) as mapping:
             turn.wait()
             turn.wait()
             read_error = 0
@@ -176,7 +187,7 @@ def _use_removed(turn: Turn) -> judge.OpenUnlink:
                 read_block(file, BLOCK)
             except OSError as exc:
                 read_error = exc.errno or -1
-            seen = judge.OpenUnlink(read_error, _signal_of(lambda: mapping[2 * BLOCK]))
+            seen = judge.OpenUnlink(read_error, _signal_of(lambda: mapping[_REMOVED_BYTES - 1]))
     turn.wait()
     return seen
 
@@ -212,7 +223,6 @@ def _keep_pages(turn: Turn) -> judge.PageCache:
     path.read_bytes()
     turn.wait()
     turn.wait()
-    refresh_names(path.parent)
     return _pages_in_memory(path)
 
 

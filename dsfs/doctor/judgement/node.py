@@ -106,8 +106,8 @@ def request_timeout(held: RequestTimeout) -> Finding:
         return fail(
             f"{held.limit_s} s",
             f"sysctl fs.fuse.max_request_timeout=0 and default_request_timeout=0: a read or a first look into a"
-            f" version may take {format_duration(held.needed_s)} (origin.timeout, origin.list_timeout), and the kernel would end"
-            " the mount.",
+            f" version may take {format_duration(held.needed_s)} (origin.timeout, origin.list_timeout), and"
+            " the kernel would end the mount.",
         )
     return ok(f"{held.limit_s} s, more than dsfs ever takes")
 

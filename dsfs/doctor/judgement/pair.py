@@ -47,8 +47,8 @@ def client_ids(told: Both) -> Finding:
         return ok(f"{told.here} and {told.there}")
     return fail(
         f"both are {told.here}",
-        "A hostname of its own for each node, or options nfs nfs4_unique_id=... in /etc/modprobe.d: to the server they are"
-        " one client, and each destroys the session and the locks of the other.",
+        "A hostname of its own for each node, or options nfs nfs4_unique_id=... in /etc/modprobe.d: to the server they"
+        " are one client, and each destroys the session and the locks of the other.",
     )
 
 
