@@ -46,7 +46,11 @@ def _opened(config: Config, scratch: Scratch) -> Iterator[Directory]:
 
 def _answers(directory: Directory) -> float:
     started = time.monotonic()
-    os.statvfs(directory.scratch.place)
+    try:
+        place = directory.scratch.place
+    except NotCheckedError as reason:  # for the other checks
+        raise BackingError(str(reason)) from None
+    os.statvfs(place)
     return time.monotonic() - started
 
 
@@ -136,7 +140,8 @@ def _spare_bytes(directory: Directory) -> int:
 CHECKS: tuple[Check[Directory, Any], ...] = (
     Check(
         "directory.answers", "how long the file server takes to answer",
-        f"{judge.SLOW_ANSWER_S:g} s at most; a warning for longer, a failure for 10 s", _answers, judge.answers,
+        f"{judge.SLOW_ANSWER_S:g} s at most; a warning for longer, a failure for 10 s, or if nothing is there",
+        _answers, judge.answers, remedy="Mount it. dsfs makes the last folder of backing.path only.",
     ),
     Check(
         "directory.mark", "what lies at backing.path (dsfs.json)",

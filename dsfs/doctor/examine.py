@@ -46,13 +46,14 @@ def examine(area: Area[Any]) -> Iterator[Row]:
                 yield Row(check.name, Finding(Verdict.UNKNOWN, silent), None, 0.0)
                 continue
             try:
-                yield _judged(check, child.receive(check.deadline_s))
+                outcome = child.receive(check.deadline_s)
             except TimeoutError:
                 silent = f"no answer to {check.name}"
                 finding = fail(f"no answer within {check.deadline_s:g} s", area.silent)
                 yield Row(check.name, finding, None, check.deadline_s)
             else:
                 is_clean = False
+                yield _judged(check, outcome)
         if not silent:
             with suppress(TimeoutError):
                 child.receive(CLEAN_S)

@@ -14,7 +14,6 @@ tells the client nothing new about it.
 import json
 import os
 import shutil
-import socket
 import time
 import uuid
 from contextlib import suppress
@@ -38,13 +37,13 @@ class NobodyCameError(DsfsError):
 
 
 class Meeting:
-    """`place`: the backing directory.  `other`: the other node's hostname; a domain may be left out."""
+    """`place`: the backing directory.  `me` and `other`: hostnames; a domain may be left out."""
 
-    def __init__(self, place: Path, other: str) -> None:
+    def __init__(self, place: Path, me: str, other: str) -> None:
         self.other = short(other)
         self.is_first = False  # one of the two is
         self.others_hello = place
-        self._me = short(socket.gethostname())
+        self._me = short(me)
         self._token = uuid.uuid4().hex[:12]
         self._others_token = ""
         self._folder = place / FOLDER

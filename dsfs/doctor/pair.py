@@ -1,6 +1,7 @@
 """What one client of the file server cannot see alone: two nodes meet, and each judges what it sees of the other."""
 
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -14,8 +15,9 @@ from dsfs.config import Config
 from dsfs.doctor import mountstats, nfs, semantics, turns
 from dsfs.doctor.check import Area, Check, NotCheckedError
 from dsfs.doctor.judgement import pair as judge
-from dsfs.doctor.meeting import ANSWER_S, Meeting, NobodyCameError
+from dsfs.doctor.meeting import ANSWER_S, Meeting, NobodyCameError, short
 from dsfs.doctor.scratch import Scratch
+from dsfs.model.errors import ConfigError
 from dsfs.storage.mounts import mount_of
 
 T = TypeVar("T")
@@ -58,7 +60,7 @@ class Pair:
 
 @contextmanager
 def _opened(config: Config, other: str, wait_s: float) -> Iterator[Pair]:
-    pair = Pair(config, Meeting(Scratch(config.backing.path).place, other), wait_s)
+    pair = Pair(config, Meeting(Scratch(config.backing.path).place, socket.gethostname(), other), wait_s)
     try:
         yield pair
     finally:
@@ -172,7 +174,9 @@ CHECKS: tuple[Check[Pair, Any], ...] = (
 
 
 def area(config: Config, other: str, wait_s: float) -> Area[Pair]:
-    """`wait_s`: how long the other node is waited for."""
+    """`wait_s`: how long the other node is waited for.  ConfigError if it is this one."""
+    if short(other) == short(socket.gethostname()):
+        raise ConfigError(f"--with {other}: that is this node; name the other one")
     meeting, *others = CHECKS
     return Area(
         f"this node and {other}", partial(_opened, config, other, wait_s),
