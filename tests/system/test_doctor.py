@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from dsfs.doctor.scratch import PREFIX
+from tests.rig.consultation import FAIL, NOTE, OK, UNKNOWN, WARN, Report
 from tests.rig.fault import Fault
 from tests.rig.faultproxy import FaultProxy
 from tests.rig.node import PATIENT, Node
@@ -25,37 +25,6 @@ from tests.rig.wait import wait_until
 NewNode = Callable[..., Node]
 
 MIB = 1024 * 1024
-# How fast a test machine is, and what others do on its disk meanwhile, is no matter of these tests.
-BUSY = {
-    "node.memory", "node.state_room", "directory.answers", "directory.latency", "directory.lock_time",
-    "directory.write_speed", "directory.read_speed", "directory.space_return",
-    "origin.reach", "origin.list", "origin.first_byte", "origin.throughput",
-}  # fmt: skip
-# What a container or a machine without a time service makes of it is none either.
-SURROUNDINGS = {"node.clock_synchronized", "node.open_files", "node.passthrough", "node.allow_other", "node.requests"}
-OK, NOTE, WARN, FAIL, UNKNOWN = "ok", "note", "warn", "fail", "not checked"
-
-
-class Report:
-    """What `dsfs doctor --json` said; the verdicts of checks by their names."""
-
-    def __init__(self, done: "subprocess.CompletedProcess[str]") -> None:
-        assert done.stderr == ""
-        self.code = done.returncode
-        self.checks: dict[str, dict[str, Any]] = {check["check"]: check for check in json.loads(done.stdout)["checks"]}
-
-    def __getitem__(self, name: str) -> str:
-        return str(self.checks[name]["verdict"])
-
-    def measured(self, name: str) -> str:
-        return str(self.checks[name]["measured"])
-
-    def named(self, area: str) -> set[str]:
-        return {name for name in self.checks if name.startswith(area + ".")}
-
-    def other_than_ok(self) -> dict[str, str]:
-        """But for what depends on the machine."""
-        return {name: self[name] for name in self.checks.keys() - BUSY - SURROUNDINGS if self[name] != OK}
 
 
 def doctor(node: Node, *words: str) -> Report:

@@ -156,7 +156,11 @@ def connections(tcp: Connections) -> Finding:
             "An earlier mount from the same server address decides: unmount all of them, and give all the same option.",
         )
     if tcp.made == 1:
-        return note("1 connection", f"{REMOUNT} nconnect=8: one connection carries 1-2 GB/s at most.")
+        return note(
+            "1 connection",
+            f"{REMOUNT} nconnect=8: one connection is one core of work. If that is asked for"
+            " already, an earlier mount from the same server address decides: it has to have the same option.",
+        )
     return ok(f"{tcp.made} connections")
 
 
