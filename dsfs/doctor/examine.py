@@ -66,13 +66,18 @@ def examine(area: Area[Any]) -> Iterator[Row]:
 
 def _measure(area: Area[Any], send: Send) -> None:
     """All checks, in the child."""
+    sent = 0
     try:
         with area.open() as subject:
             for check in area.checks:
                 send(_measured(check, subject))
+                sent += 1
     except NotCheckedError as reason:  # of `open`: none of them can be
-        for _ in area.checks:
+        for _ in area.checks[sent:]:
             send(Finding(Verdict.UNKNOWN, str(reason)))
+    except (OSError, DsfsError) as error:
+        for number, check in enumerate(area.checks[sent:]):
+            send(Finding(Verdict.UNKNOWN, f"see {area.checks[0].name}") if number else _ended_with(error, check))
     send(None)
 
 
@@ -80,19 +85,24 @@ def _measured(check: Check[Any, Any], subject: object) -> _Measured | Finding:
     started = time.monotonic()
     try:
         value = check.measure(subject)
-    except NotCheckedError as reason:
-        return Finding(Verdict.UNKNOWN, str(reason))
-    except PermissionError as error:
-        if os.geteuid() != 0:
-            return Finding(Verdict.UNKNOWN, _NO_PERMISSION)
-        return fail(
-            _said(error), "Not even root may: the export squashes it. Run it as the user that owns the directory."
-        )
-    except OSError as error:
-        return fail(_said(error), check.remedy)
-    except DsfsError as error:
-        return fail(str(error), check.remedy)
+    except (OSError, DsfsError) as error:
+        return _ended_with(error, check)
     return _Measured(value, time.monotonic() - started)
+
+
+def _ended_with(error: OSError | DsfsError, check: Check[Any, Any]) -> Finding:
+    match error:
+        case NotCheckedError():
+            return Finding(Verdict.UNKNOWN, str(error))
+        case PermissionError() if os.geteuid() != 0:
+            return Finding(Verdict.UNKNOWN, _NO_PERMISSION)
+        case PermissionError():
+            remedy = "Not even root may: the export squashes it. Run it as the user that owns the directory."
+            return fail(_said(error), remedy)
+        case OSError():
+            return fail(_said(error), check.remedy)
+        case _:
+            return fail(str(error), check.remedy)
 
 
 def _said(error: OSError) -> str:

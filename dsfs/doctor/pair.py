@@ -180,6 +180,6 @@ def area(config: Config, other: str, wait_s: float) -> Area[Pair]:
     meeting, *others = CHECKS
     return Area(
         f"this node and {other}", partial(_opened, config, other, wait_s),
-        (replace(meeting, deadline_s=wait_s + _STEPS_S), *others),
+        (replace(meeting, deadline_s=wait_s + ANSWER_S), *others),
         "The file server is silent: see the checks of the backing directory.",
     )  # fmt: skip

@@ -2,6 +2,8 @@
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from dsfs.config import Config
@@ -10,6 +12,7 @@ from dsfs.doctor.check import Area, Check
 from dsfs.doctor.examine import Row, examine
 from dsfs.doctor.report import Pages, exit_code, to_json
 from dsfs.doctor.scratch import Scratch
+from dsfs.model.printable import printable
 
 CHECKS: tuple[Check[Any, Any], ...] = (*node.CHECKS, *nfs.CHECKS, *directory.CHECKS, *origin.CHECKS, *pair.CHECKS)
 
@@ -30,9 +33,8 @@ def visit(config: Config, *, other: str | None, wait_s: float, as_json: bool) ->
     pages = None if as_json else Pages()
     found: list[tuple[str, Row]] = []
     for area in areas:
-        if sys.stderr.isatty():
-            print(f"looking at {area.title} ...", end="\r", file=sys.stderr, flush=True)
-        rows = list(examine(area))
+        with _announced(area.title):
+            rows = list(examine(area))
         found += [(area.title, row) for row in rows]
         if pages is not None:
             pages.area(area.title, rows)
@@ -41,3 +43,16 @@ def visit(config: Config, *, other: str | None, wait_s: float, as_json: bool) ->
     else:
         print(json.dumps(to_json(found), indent=2))
     return exit_code([row for _, row in found])
+
+
+@contextmanager
+def _announced(title: str) -> Iterator[None]:
+    """While it lasts, a terminal shows what is looked at."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    print(f"looking at {printable(title)} ...", end="", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)

@@ -144,6 +144,13 @@ def test_credentials_that_are_missing_are_a_failure(lonely: Node, s3: S3Server, 
     assert "unsigned = true" in report.measured("origin.credentials")
 
 
+def test_an_aws_profile_that_is_not_there_is_a_failure(lonely: Node, s3: S3Server, tmp_path: Path) -> None:
+    env = {**s3.env(), "AWS_PROFILE": "nobody"}
+    report = doctor(Node(tmp_path / "node", s3.endpoint_url, env, backing=lonely.backing))
+    assert (report["origin.reach"], report["origin.list"], report.code) == (FAIL, UNKNOWN, 6)
+    assert "nobody" in report.measured("origin.reach")
+
+
 def test_each_bucket_is_looked_at_once(new_node: NewNode, s3: S3Server) -> None:
     s3.bucket("other")
     more = '\n[[dataset]]\nname = "a"\nurl = "s3://other/a"\n[[dataset]]\nname = "b"\nurl = "s3://other/b"\n'

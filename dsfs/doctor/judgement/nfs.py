@@ -158,8 +158,8 @@ def connections(tcp: Connections) -> Finding:
     if tcp.made == 1:
         return note(
             "1 connection",
-            f"{REMOUNT} nconnect=8: one connection is one core of work. If that is asked for"
-            " already, an earlier mount from the same server address decides: it has to have the same option.",
+            f"{REMOUNT} nconnect=8: one connection holds fast networks up. If that is asked for already, an earlier"
+            " mount from the same server address decides: it has to have the same option.",
         )
     return ok(f"{tcp.made} connections")
 

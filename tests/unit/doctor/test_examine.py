@@ -128,6 +128,14 @@ def test_an_area_that_cannot_be_opened_is_not_checked() -> None:
     assert rows == [("a", Verdict.UNKNOWN, "not on NFS"), ("b", Verdict.UNKNOWN, "not on NFS")]
 
 
+def test_an_error_before_the_first_measurement_is_its_failure() -> None:
+    def refuse() -> None:
+        raise OriginTemporaryError("no such profile")
+
+    rows = short(examine(area(check("a", silence), check("b", silence), open=refuse)))
+    assert rows == [("a", Verdict.FAIL, "no such profile"), ("b", Verdict.UNKNOWN, "see a")]
+
+
 def test_a_bug_in_a_measurement_is_raised_with_its_traceback() -> None:
     with pytest.raises(ChildError, match="ZeroDivisionError"):
         list(examine(area(check("a", lambda subject: 1 // 0))))
