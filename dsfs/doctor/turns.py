@@ -75,7 +75,7 @@ def _try_locks(turn: Turn) -> judge.Locks:
         bytes_error = semantics.touch_locked(file, random_block())
         turn.wait()
         turn.wait()
-        freed_s = _until(lambda: try_lock(file.fd, 0, 1))
+        freed_s = _until(lambda: try_lock(file.fd, 0, 1), judge.FREE_S)
     return judge.Locks(excluded, freed_s, bytes_error)
 
 
@@ -238,11 +238,11 @@ def _pages_in_memory(path: Path) -> judge.PageCache:
     return judge.PageCache(pages, sum(byte & 1 for byte in vector.raw))
 
 
-def _until(condition: Callable[[], bool]) -> float | None:
-    """Seconds until it is true; None if that takes longer than WAIT_S."""
+def _until(condition: Callable[[], bool], wait_s: float = judge.SEEN_S) -> float | None:
+    """Seconds until it is true; None if that takes longer."""
     started = time.monotonic()
     while not condition():
-        if time.monotonic() - started > judge.WAIT_S:
+        if time.monotonic() - started > wait_s:
             return None
         time.sleep(_POLL_S)
     return time.monotonic() - started

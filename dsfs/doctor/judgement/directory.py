@@ -94,7 +94,7 @@ class Room:
     free: int
     limit: int
     floor: int
-    used: int  # by dsfs, as a walk of segments/ would find; here: what statvfs says is used
+    used: int  # by anybody
     files: int
     free_files: int
 

@@ -201,7 +201,8 @@ def read_ahead(read_ahead_kb: int) -> Finding:
     return warn(
         f"{read_ahead_kb} KiB",
         f"Write {LEAST_READ_AHEAD_KB} to /sys/class/bdi/<device>/read_ahead_kb after mounting (a udev rule for bdi, or"
-        " nfs.conf `[nfsrahead]`): sealed segments are read through the page cache of this mount.",
+        f" nfs4={LEAST_READ_AHEAD_KB} in [nfsrahead] of /etc/nfs.conf): sealed segments are read through this"
+        " mount's page cache.",
     )
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from dsfs.doctor.check import Finding, fail, note, ok, warn
 from dsfs.model.quantity import format_duration, format_pct
 
-WAIT_S = 5.0  # how long something of the other node is waited for
+FREE_S = 5.0  # how long a lock that the other node let go is waited for
+SEEN_S = 2.0  # and what it wrote, without asking the server
 PROMPT_S = 1.0
 OFF_CLOCK_S = 2.0
 WRONG_CLOCK_S = 10.0
@@ -81,7 +82,7 @@ def clocks(apart_s: float) -> Finding:
 
 @dataclass(frozen=True, slots=True)
 class Locks:
-    """While the other node held a lock, and after it let go; `freed_s` None = not within WAIT_S.
+    """While the other node held a lock, and after it let go; `freed_s` None = not within FREE_S.
 
     `bytes_error`: errno of reading and writing what it had locked.
     """
@@ -99,7 +100,7 @@ def locks(seen: Locks) -> Finding:
         )
     if seen.freed_s is None:
         return fail(
-            f"not free {WAIT_S:g} s after the other let go", "The lock manager of the server is stuck, or busy."
+            f"not free {FREE_S:g} s after the other let go", "The lock manager of the server is stuck, or busy."
         )
     measured = f"exclude the other node, free after {format_duration(seen.freed_s)}"
     if seen.bytes_error:
@@ -111,7 +112,7 @@ def locks(seen: Locks) -> Finding:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """`after_s`: when it was seen without asking the server, None = not within WAIT_S; `when_asked`: by asking it."""
+    """`after_s`: when it was seen without asking the server, None = not within SEEN_S; `when_asked`: by asking it."""
 
     after_s: float | None
     when_asked: bool
@@ -122,7 +123,7 @@ def names(seen: Seen) -> Finding:
     if not seen.when_asked:
         return fail("not seen even when the server is asked", "Not a file system that nodes can share.")
     if seen.after_s is None or seen.after_s > PROMPT_S:
-        when = f"not within {WAIT_S:g} s" if seen.after_s is None else f"after {format_duration(seen.after_s)}"
+        when = f"not within {SEEN_S:g} s" if seen.after_s is None else f"after {format_duration(seen.after_s)}"
         return warn(f"{when}; at once when asked for", "mount option lookupcache=positive: see nfs.lookupcache.")
     return ok(f"seen after {format_duration(seen.after_s)}")
 
@@ -131,7 +132,7 @@ def sizes(seen: Seen) -> Finding:
     """A file that grew while it was open here."""
     if not seen.when_asked:
         return fail("not seen even when the server is asked", "Not a file system that nodes can share.")
-    when = f"not within {WAIT_S:g} s" if seen.after_s is None else f"after {format_duration(seen.after_s)}"
+    when = f"not within {SEEN_S:g} s" if seen.after_s is None else f"after {format_duration(seen.after_s)}"
     return ok(f"{when}, at once when asked for (dsfs asks)")
 
 
