@@ -118,8 +118,9 @@ def _folders(directory: Directory) -> judge.Folders:
 
 def _snapshots(directory: Directory) -> tuple[str, ...]:
     """Reached by name, as they are not listed; none is also what a server says that does not show them."""
-    mount = mount_of(directory.scratch.place)
-    places = [directory.scratch.place, *([mount.mountpoint] if mount else [])]
+    place = Path(os.path.realpath(directory.scratch.place))
+    mount = mount_of(place)
+    places = [place, *([mount.mountpoint] if mount else [])]
     found: set[str] = set()
     for place in places:
         with suppress(FileNotFoundError, NotADirectoryError):
@@ -151,6 +152,7 @@ CHECKS: tuple[Check[Directory, Any], ...] = (
     Check(
         "directory.owner", "whether a file belongs to who makes it", "yes; a failure otherwise (squash)",
         _owner, judge.owner,
+        remedy="Run it as the user that owns the directory, and let the export give it rw: root is often squashed.",
     ),
     Check("directory.mode", "who else may write there", "nobody; a warning otherwise", _mode, judge.mode),
     Check(

@@ -96,9 +96,6 @@ def _ended_with(error: OSError | DsfsError, check: Check[Any, Any]) -> Finding:
             return Finding(Verdict.UNKNOWN, str(error))
         case PermissionError() if os.geteuid() != 0:
             return Finding(Verdict.UNKNOWN, _NO_PERMISSION)
-        case PermissionError():
-            remedy = "Not even root may: the export squashes it. Run it as the user that owns the directory."
-            return fail(_said(error), remedy)
         case OSError():
             return fail(_said(error), check.remedy)
         case _:

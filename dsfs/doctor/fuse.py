@@ -31,10 +31,19 @@ class Offer:
 def offer() -> Offer:
     """What the kernel says in its first request.  Leaves this process in another mount namespace.
 
-    NotCheckedError for an ordinary user.
+    NotCheckedError for who may not mount.
     """
     if os.geteuid() != 0:
         raise NotCheckedError("needs root")
+    try:
+        return _offer()
+    except FileNotFoundError:
+        raise NotCheckedError("see node.fuse_device") from None
+    except PermissionError:
+        raise NotCheckedError("needs CAP_SYS_ADMIN, which root has not in this container") from None
+
+
+def _offer() -> Offer:
     libc = ctypes.CDLL(None, use_errno=True)
     with tempfile.TemporaryDirectory(prefix="dsfs-doctor-") as place:
         _succeed(libc.unshare(_CLONE_NEWNS))

@@ -15,6 +15,7 @@ from typing import Any
 from dsfs.config import Config
 from dsfs.doctor.check import Area, Check, NotCheckedError
 from dsfs.doctor.judgement import nfs as judge
+from dsfs.doctor.kernel import number_in
 from dsfs.doctor.mountstats import NfsMount, Operation, read
 from dsfs.storage.filesystem import FileSystem
 from dsfs.storage.mounts import mount_of
@@ -39,7 +40,7 @@ def _opened(config: Config) -> Iterator[NfsClient]:
     if mount is None:
         raise NotCheckedError(f"{config.backing.path}: the kernel lists no mount that holds it")
     if not FileSystem(mount.filesystem).is_nfs:
-        raise NotCheckedError(f"{config.backing.path} is on {mount.filesystem}, not on NFS: for one node only")
+        raise NotCheckedError(f"{config.backing.path} is on {mount.filesystem}, not on NFS")
     found = read(mount.mountpoint)
     if found is None:
         raise NotCheckedError(f"{mount.mountpoint} is not in /proc/self/mountstats")
@@ -54,12 +55,6 @@ def traffic_of(operations: list[Operation]) -> judge.Traffic:
         1000 * sum(operation.queue_s for operation in operations) / max(1, requests),
         1000 * sum(operation.answer_s for operation in operations) / max(1, requests),
     )
-
-
-def _number_in(path: str) -> int | None:
-    with suppress(OSError, ValueError):
-        return int(Path(path).read_text())
-    return None
 
 
 def _when_silent(client: NfsClient) -> str:
@@ -81,13 +76,13 @@ def _attributes(client: NfsClient) -> judge.Attributes:
 def _slots(client: NfsClient) -> judge.Slots:
     return judge.Slots(
         client.mount.version,
-        _number_in("/sys/module/nfs/parameters/max_session_slots"),
-        _number_in("/proc/sys/sunrpc/tcp_max_slot_table_entries"),
+        number_in(Path("/sys/module/nfs/parameters/max_session_slots")),
+        number_in(Path("/proc/sys/sunrpc/tcp_max_slot_table_entries")),
     )
 
 
 def _read_ahead(client: NfsClient) -> int:
-    found = _number_in(f"/sys/class/bdi/{client.device}/read_ahead_kb")
+    found = number_in(Path(f"/sys/class/bdi/{client.device}/read_ahead_kb"))
     if found is None:
         raise NotCheckedError(f"/sys/class/bdi/{client.device} cannot be read here")
     return found

@@ -6,7 +6,7 @@ import resource
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from dsfs.config import Config
 from dsfs.doctor import fuse
 from dsfs.doctor.check import Area, Check, NotCheckedError
 from dsfs.doctor.judgement import node as judge
+from dsfs.doctor.kernel import number_in
 from dsfs.model.errors import DaemonUnreachableError
 from dsfs.model.quantity import format_size
 from dsfs.storage.mounts import mount_of
@@ -55,19 +56,13 @@ def _allow_other(config: Config) -> judge.AllowOther:
     return judge.AllowOther(config.mount.allow_other, os.geteuid() == 0, lets_others_in(FUSE_CONF))
 
 
-def _number_in(path: Path) -> int | None:
-    with suppress(OSError, ValueError):
-        return int(path.read_text())
-    return None
-
-
 def _requests(config: Config) -> judge.Requests:
-    pages = _number_in(_FUSE_LIMITS / "max_pages_limit")
-    return judge.Requests(pages, _number_in(_FUSE_PARAMETERS / "max_user_bgreq"), os.geteuid() == 0)
+    pages = number_in(_FUSE_LIMITS / "max_pages_limit")
+    return judge.Requests(pages, number_in(_FUSE_PARAMETERS / "max_user_bgreq"), os.geteuid() == 0)
 
 
 def _request_timeout(config: Config) -> judge.RequestTimeout:
-    limits = (_number_in(_FUSE_LIMITS / f"{which}_request_timeout") or 0 for which in ("max", "default"))
+    limits = (number_in(_FUSE_LIMITS / f"{which}_request_timeout") or 0 for which in ("max", "default"))
     set_ones = [limit for limit in limits if limit > 0]
     return judge.RequestTimeout(min(set_ones, default=0), max(config.origin.timeout_s, config.origin.list_timeout_s))
 
@@ -87,7 +82,7 @@ def _memory(config: Config) -> judge.Memory:
 def allowed_memory(cgroup: Path) -> int | None:
     """What the cgroup mounted there allows, in bytes; None where it sets no limit."""
     for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        limit = _number_in(cgroup / name)
+        limit = number_in(cgroup / name)
         if limit is not None and limit < 1 << 60:
             return limit
     return None

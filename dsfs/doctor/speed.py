@@ -15,6 +15,7 @@ from pathlib import Path
 from dsfs.doctor import mountstats
 from dsfs.doctor.check import NotCheckedError
 from dsfs.doctor.judgement import directory as judge
+from dsfs.doctor.kernel import number_in
 from dsfs.doctor.semantics import opened, random_block
 from dsfs.model.quantity import format_size
 from dsfs.storage.filesystem import DirectFile
@@ -114,18 +115,18 @@ def _rate(file: DirectFile, threads: int, move: Callable[[memoryview, int], obje
 
 def _link_mb_s(folder: Path) -> float | None:
     """What the interface towards the NFS server can do; None where that is not known."""
-    mount = mount_of(folder)
+    mount = mount_of(Path(os.path.realpath(folder)))
     nfs = mountstats.read(mount.mountpoint) if mount else None
     if nfs is None:
         return None
     own = nfs.options.get("clientaddr") or _own_address_towards(nfs.options.get("mountaddr", ""))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
         for _, name in socket.if_nameindex():
-            with suppress(OSError, ValueError):
+            with suppress(OSError):
                 answer = fcntl.ioctl(asker, _SIOCGIFADDR, struct.pack("256s", name.encode()))
                 if socket.inet_ntoa(answer[20:24]) == own:
-                    megabits = int(Path(f"/sys/class/net/{name}/speed").read_text())
-                    return megabits / 8 if megabits > 0 else None
+                    megabits = number_in(Path(f"/sys/class/net/{name}/speed"))
+                    return megabits / 8 if megabits is not None and megabits > 0 else None
     return None
 
 
