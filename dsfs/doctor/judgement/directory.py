@@ -320,7 +320,8 @@ class Speed:
 
 
 def speed(reached: Speed) -> Finding:
-    measured = ", ".join(f"{rate:,.0f} MB/s by {threads}" for threads, rate in reached.by_threads.items())
+    rates = reached.by_threads.items()
+    measured = ", ".join(f"{rate:,.0f} MB/s with {threads} thread{'s' * (threads > 1)}" for threads, rate in rates)
     best = max(reached.by_threads.values())
     if best < SLOW_MB_S:
         return warn(
