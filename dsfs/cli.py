@@ -1,8 +1,8 @@
 """The command line: `dsfs <command>`.
 
-Every command but `mount` and `config` asks the running daemon through its control socket, and returns what is to be
-printed.  An error of the user, the daemon or the origin is one line on standard error (`dsfs: ...`, with --json an
-object) and an exit code of `EXIT_CODES`; a traceback is a bug.  What a command does not need is not imported: `dsfs
+Every command but `mount`, `config` and `doctor` asks the running daemon through its control socket, and returns what is
+to be printed.  An error of the user, the daemon or the origin is one line on standard error (`dsfs: ...`, with --json
+an object) and an exit code of `EXIT_CODES`; a traceback is a bug.  What a command does not need is not imported: `dsfs
 status --json` loads neither rich nor trio, and only `mount --foreground` loads the daemon.
 """
 
@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
@@ -27,6 +27,8 @@ from dsfs.model.quantity import parse_duration
 if TYPE_CHECKING:
     from dsfs.admin.render import Page
 
+Parts = Generator[str, None, int]  # what to print, as it comes, and the exit code at the end
+
 EXIT_CODES: Mapping[int, str] = MappingProxyType(
     {
         0: "done (also when the reader of a pipe left early)",
@@ -34,6 +36,8 @@ EXIT_CODES: Mapping[int, str] = MappingProxyType(
         2: "wrong usage or configuration",
         3: "no daemon answers",
         4: "busy: another daemon is running, or the mount is in use",
+        5: "`dsfs doctor` warns",
+        6: "`dsfs doctor` found what does not work",
         70: "a bug in dsfs: please report the traceback",
         130: "interrupted",
     }
@@ -52,7 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         args = _parser().parse_args(words)
-        _print(args.run(args))
+        answer: str | Parts = args.run(args)
+        if not isinstance(answer, str):
+            return _print_parts(answer)
+        _print(answer)
     except DsfsError as exc:
         return _report(exc, as_json="--json" in words)
     except KeyboardInterrupt:
@@ -61,6 +68,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.excepthook(*sys.exc_info())
         return 70
     return 0
+
+
+def _print_parts(parts: Parts) -> int:
+    """Write what a command that takes a while has to say, as it comes; its exit code."""
+    while True:
+        try:
+            _print(next(parts))
+        except StopIteration as end:
+            return int(end.value)
 
 
 def _print(text: str) -> None:
@@ -132,11 +148,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_lifecycle(commands, which, either)
     _add_questions(commands, [either, as_json])
     _add_config(commands, [which, as_json])
+    _add_doctor(commands, [which, as_json])
     return parser
 
 
 def _command(
-    commands: Any, name: str, run: Callable[[argparse.Namespace], str], help: str, parents: Sequence[Any]
+    commands: Any, name: str, run: Callable[[argparse.Namespace], str | Parts], help: str, parents: Sequence[Any]
 ) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = commands.add_parser(name, help=help, description=help, parents=parents)
     command.set_defaults(run=run)
@@ -187,6 +204,16 @@ def _add_config(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> No
     )
     _command(actions, "check", _config_check, "say whether it can be used", parents)
     _command(actions, "show", _config_show, "print what is in effect, with defaults and help", parents)
+
+
+def _add_doctor(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> None:
+    doctor = _command(commands, "doctor", _doctor, "check node, NFS mount, backing directory and origin", parents)
+    doctor.add_argument(
+        "--with", dest="other", metavar="NODE", help="a node that runs it, too, --with this one: what one cannot see"
+    )
+    doctor.add_argument(
+        "--wait", type=_duration, default=120.0, metavar="T", help="how long to wait for that node (2m)"
+    )
 
 
 def _duration(text: str) -> float:
@@ -344,3 +371,10 @@ def _config_show(args: argparse.Namespace) -> str:
 
     config = _config(args)
     return _json(to_json(config)) if args.json else to_toml(config)
+
+
+def _doctor(args: argparse.Namespace) -> Parts:
+    from dsfs.doctor.visit import visit
+
+    is_terminal = sys.stdout.isatty()
+    return visit(_config(args), other=args.other, wait_s=args.wait, as_json=args.json, is_terminal=is_terminal)
