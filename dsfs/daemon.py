@@ -152,7 +152,7 @@ class Daemon:
         self.readahead = Readahead(self.fetcher, self.segments, config.origin.connections)
         self.library = Library(
             Catalogs(
-                GenerationStore(config.state_dir / "catalogs", backing.generations),
+                GenerationStore(config.state_dir / "catalogs", backing.generations, backing.file_system),
                 backing.turns,
                 self.backing_pool,
                 self.health,

@@ -94,36 +94,34 @@ class Catalogs:
     # ---------------------------------------------------------------- turns
 
     @asynccontextmanager
-    async def turn(self, dataset: str, version: str) -> AsyncIterator[bool]:
-        """In the block it is this node's turn to list the version; whether another node had it before."""
+    async def turn(self, dataset: str, version: str) -> AsyncIterator[None]:
+        """In the block it is this node's turn to list the version, unless another has done so."""
         name = blake2b(f"{dataset}/{version}".encode(), digest_size=20).hexdigest()
         turn = await self._if_possible(partial(Turn, self.turns / name))
         if turn is None:
-            yield False
+            yield
             return
         scope = trio.CancelScope()
         try:
-            others_had_it = await self._wait_for(turn)
+            await self._wait_for(turn)
             self.nursery.start_soon(self._show_life, turn, scope)
-            yield others_had_it
+            yield
         finally:
             scope.cancel()
             self.pool.submit(Ticket(turn.end), Priority.READER)
 
-    async def _wait_for(self, turn: Turn) -> bool:
-        """Until it is this node's turn; whether it was another's."""
-        others_had_it, seen, seen_s = False, 0, trio.current_time()
+    async def _wait_for(self, turn: Turn) -> None:
+        """Until it is this node's turn, or nobody's."""
+        seen, seen_s = 0, trio.current_time()
         while await self._if_possible(turn.try_take) is False:
-            others_had_it = True
             sign = await self._if_possible(turn.sign_of_life)
             now_s = trio.current_time()
             if sign is None or (sign == seen and now_s - seen_s >= QUIET_S):
                 log.info("another node was about to list the same version, and shows no sign of life")
-                break
+                return
             if sign != seen:
                 seen, seen_s = sign, now_s
             await trio.sleep(POLL_S)
-        return others_had_it
 
     async def _show_life(self, turn: Turn, scope: trio.CancelScope) -> None:
         with scope:

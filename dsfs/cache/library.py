@@ -273,11 +273,9 @@ class Library:
             names = version.dataset.name, version.name
             placed = None if is_refresh else await self._catalogs.current(*names)
             if placed is None:
-                async with self._catalogs.turn(*names) as others_had_it:
-                    if others_had_it and not is_refresh:
-                        placed = await self._catalogs.current(*names)
-                    if placed is None:
-                        placed = await self._listed(version)
+                async with self._catalogs.turn(*names):
+                    placed = None if is_refresh else await self._catalogs.current(*names)
+                    placed = placed or await self._listed(version)
             current = await self._make_current(version, placed.path / CATALOG)
             if is_refresh:
                 current.drifted.clear()

@@ -22,7 +22,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from dsfs.storage.faultpoint import reach
-from dsfs.storage.filesystem import is_unfinished, replace_file, unfinished
+from dsfs.storage.filesystem import FileSystem, is_unfinished, refresh_names, replace_file, unfinished
 from dsfs.storage.leftovers import abandoned
 
 log = logging.getLogger(__name__)
@@ -46,28 +46,39 @@ class PlacedGeneration:
 class GenerationStore:
     """The directories of all versions below `local` (this node's) and `shared` (the backing directory's)."""
 
-    def __init__(self, local: Path, shared: Path) -> None:
+    def __init__(self, local: Path, shared: Path, fs: FileSystem) -> None:
         self._local = local
         self._shared = shared
+        self._fs = fs
+
+    def _there(self, *names: str) -> Path:
+        """A folder of the backing directory, with what other nodes have just put into it or above."""
+        folder = self._shared
+        with suppress(OSError):  # whoever looks into it will tell
+            refresh_names(folder, self._fs)
+            for name in names:
+                refresh_names(folder := folder / name, self._fs)
+        return self._shared.joinpath(*names)
 
     def versions(self, dataset: str, shared: bool) -> list[str]:
         """Versions of the dataset that have a generation in the backing directory, or here."""
-        return sorted(_names((self._shared if shared else self._local) / dataset))
+        return sorted(_names(self._there(dataset) if shared else self._local / dataset))
 
     def datasets(self, shared: bool) -> list[str]:
         """The same of datasets."""
-        return sorted(_names(self._shared if shared else self._local))
+        return sorted(_names(self._there() if shared else self._local))
 
     def current(self, dataset: str, version: str, *, here_only: bool = False) -> PlacedGeneration | None:
         """The current generation, copied to local disk if it only lies in the backing directory.
 
         None if there is none.  `here_only`: without a look at the backing directory.
         """
-        here, there = self._local / dataset / version, self._shared / dataset / version
+        here = self._local / dataset / version
         _remove(here, _unfinished(here))
         local = list(_generations(here))
         if here_only:
             return next(filter(_is_whole, sorted(local, key=lambda found: found.sequence, reverse=True)), None)
+        there = self._there(dataset, version)
         with suppress(OSError):  # read-only or full: it can wait
             _remove(there, abandoned(there, _unfinished(there)))
         shared = list(_generations(there))

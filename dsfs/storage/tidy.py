@@ -1,7 +1,8 @@
 """What a crash leaves in the backing directory for ever, unless somebody looks for it: found and removed.
 
 A file that a segment needs is left where it is; what is removed here is neither read nor counted by anybody.  Other
-nodes are at work in the same folders, so nothing is waste before it is old: a `.part` is there before its map.
+nodes are at work in the same folders, so nothing is waste before it is old (a `.part` is there before its map), but for
+what lies beside a seal: its names are about to be removed by whoever sealed.
 
 Concurrency: blocking; may run beside fills, whose segments it leaves alone.
 """
@@ -9,6 +10,7 @@ Concurrency: blocking; may run beside fills, whose segments it leaves alone.
 import logging
 import os
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 
 from dsfs.storage.backing import BackingDirectory
@@ -25,7 +27,7 @@ def tidy(backing: BackingDirectory, is_in_use: Callable[[str], bool] = lambda id
     """
     removed = 0
     for folder, names in backing.segment_folders():
-        for name in abandoned(folder, waste_among(names)):
+        for name in chain(beside_seals(names), abandoned(folder, waste_among(names))):
             if not is_in_use(name.partition(".")[0]):
                 try:
                     os.unlink(folder / name)
@@ -44,19 +46,29 @@ def tidy_state(state_dir: Path) -> None:
             path.unlink()
 
 
+def beside_seals(names: frozenset[str]) -> Iterator[str]:
+    """Which of the files of one folder are of a filling whose segment is sealed."""
+    for name in sorted(names):
+        identity, _, suffix = name.partition(".")
+        if suffix in ("part", "map") and {identity, f"{identity}.sum"} <= names:
+            yield name
+
+
 def waste_among(names: frozenset[str]) -> Iterator[str]:
-    """Which of the files of one folder no segment needs."""
+    """Which of the others no segment needs."""
     for name in sorted(names):
         identity, _, suffix = name.partition(".")
         part, records, sums = (f"{identity}.{end}" in names for end in ("part", "map", "sum"))
         is_sealed = identity in names and sums
         if is_unfinished(name):
             yield name
+        elif is_sealed:
+            continue
         elif suffix == "part":
-            if is_sealed or not records:
+            if not records:
                 yield name
         elif suffix == "map":
-            if is_sealed or not part:
+            if not part:
                 yield name
         elif suffix == "sum":
             if identity not in names and not (part and records):

@@ -135,8 +135,8 @@ class Engine:
         self.readahead = Readahead(self.fetcher, self.segments, settings.connections)
         self.library = Library(
             Catalogs(
-                GenerationStore(state / "catalogs", self.backing.generations), self.backing.turns, self.backing_pool,
-                self.health, services,
+                GenerationStore(state / "catalogs", self.backing.generations, self.backing.file_system),
+                self.backing.turns, self.backing_pool, self.health, services,
             ),
             state / "listing", OneDataset(origin, settings.at_home), services, settings.names_ttl_s,
             settings.list_timeout_s,

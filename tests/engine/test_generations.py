@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from dsfs.storage import faultpoint, filesystem
+from dsfs.storage.filesystem import FileSystem
 from dsfs.storage.generations import CATALOG, SUMMARY, GenerationStore, PlacedGeneration
 from tests.engine.segment_sample import flip
 from tests.engine.stopping import DiedError, stopping_at
@@ -30,7 +31,7 @@ class Node:
         self._built = tmp_path / name / "built.mdb"
         self.local.mkdir(parents=True, exist_ok=True)
         self.shared.mkdir(parents=True, exist_ok=True)
-        self.store = GenerationStore(self.local, self.shared)
+        self.store = GenerationStore(self.local, self.shared, FileSystem("ceph"))
 
     def add(self, generation: str, content: bytes | None = None) -> PlacedGeneration:
         """As after a listing; the catalog's bytes are told by the generation unless they are given."""

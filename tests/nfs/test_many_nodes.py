@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from random import Random
+from urllib.parse import unquote
 
 import pytest
 
@@ -103,6 +104,9 @@ def assert_fetched_once(proxy: FaultProxy, version: SourceVersion, nodes: Sequen
     assert proxy.data_bytes <= 1.01 * version.size_bytes, claims
     gets = Counter((request.key, request.range) for request in proxy.requests if request.method == "GET")
     assert not {what: count for what, count in gets.items() if count > 1}
+    queries = [unquote(request.query) for request in proxy.requests if request.method == "LIST"]
+    lists = Counter(query for query in queries if f"/{version.name}/" in query)
+    assert set(lists.values()) == {1}, lists
 
 
 @pytest.mark.parametrize(("nfs_version", "options", "order"), MOUNTS)

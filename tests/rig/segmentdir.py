@@ -17,7 +17,8 @@ def files_below(folder: Path) -> list[str]:
 def age(backing: Path) -> None:
     """Let what a crash may have left half made be older than anything another node is about to complete."""
     for path in backing.rglob("*"):
-        if ".new-" in path.name or path.suffix in (".part", ".map", ".sum"):
+        is_sealed = path.suffix == ".part" and path.with_suffix("").exists()  # the same file, perhaps
+        if ".new-" in path.name or (path.suffix in (".part", ".map", ".sum") and not is_sealed):
             os.utime(path, (0, 0))
 
 
