@@ -3,6 +3,7 @@
     dsfs.json                                        format version, cluster id
     versions/<name>/<version>/<generation>/          catalog.mdb, summary.json: immutable
     segments/<aa>/<identity>[.part|.map|.sum]        see segment.py
+    nodes/<node>/                                    see nodes.py
 
 Concurrency: blocking calls, safe to use from several threads; `_lock` guards the account of bytes.
 """
@@ -115,7 +116,7 @@ class BackingDirectory:
             new.unlink(missing_ok=True)
 
     def _make_folders(self) -> None:
-        for name in ("segments", "versions"):
+        for name in ("segments", "versions", "nodes"):
             reach("backing.folder")
             (self.path / name).mkdir(exist_ok=True)
 
@@ -148,6 +149,11 @@ class BackingDirectory:
     def generations(self) -> Path:
         """Where the catalogs of all versions lie."""
         return self.path / "versions"
+
+    @property
+    def nodes(self) -> Path:
+        """Where the nodes see each other."""
+        return self.path / "nodes"
 
     # ---------------------------------------------------------------- room
 

@@ -4,6 +4,7 @@ Concurrency: blocking calls, safe to use from several threads at once.
 """
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import os
@@ -59,6 +60,35 @@ def remove(path: Path) -> None:
     except OSError as exc:
         if exc.errno not in GONE:
             raise
+
+
+_AT_FDCWD = -100
+_AT_EMPTY_PATH = 0x1000
+_AT_STATX_FORCE_SYNC = 0x2000
+_STATX_BASIC_STATS = 0x7FF
+_statx = ctypes.CDLL(None, use_errno=True).statx
+_statx_result = ctypes.c_char * 256
+
+
+def refresh_names(folder: Path) -> None:
+    """Make an NFS client ask the server for the names in `folder` when they are looked up next (1 GETATTR).
+
+    A name that was looked up too early, and one that was removed since, would be believed for 30 s and more.
+    """
+    reach("file.refresh")
+    with contextlib.suppress(FileNotFoundError):
+        _ask_server(_AT_FDCWD, os.fsencode(folder), 0)
+
+
+def refresh_attributes(fd: int) -> None:
+    """Make an NFS client ask the server for the attributes of the open file (1 GETATTR)."""
+    _ask_server(fd, b"", _AT_EMPTY_PATH)
+
+
+def _ask_server(fd: int, path: bytes, flags: int) -> None:
+    if _statx(fd, path, _AT_STATX_FORCE_SYNC | flags, _STATX_BASIC_STATS, _statx_result()) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), os.fsdecode(path))
 
 
 def is_there(path: Path) -> bool:

@@ -19,6 +19,7 @@ from tests.engine.stopping import DiedError, stopping_at
 
 MIB = 1024 * 1024
 WAIT_S = 30
+MADE = ["dsfs.json", "nodes", "segments", "versions"]
 
 
 # ---------------------------------------------------------------- whose it is
@@ -29,7 +30,7 @@ def test_empty_or_missing_directory_becomes_ours(tmp_path: Path) -> None:
         if path.name == "empty":
             path.mkdir()
         directory(path)
-        assert sorted(os.listdir(path)) == ["dsfs.json", "segments", "versions"]
+        assert sorted(os.listdir(path)) == MADE
         described = json.loads((path / "dsfs.json").read_text())
         assert described["format"] == 1
 
@@ -54,7 +55,7 @@ def test_nodes_that_begin_at_once_agree_on_one_mark(tmp_path: Path) -> None:
         with ThreadPoolExecutor(6) as pool:
             for future in [pool.submit(begin) for _ in range(6)]:
                 future.result(WAIT_S)
-        assert sorted(os.listdir(path)) == ["dsfs.json", "segments", "versions"]
+        assert sorted(os.listdir(path)) == MADE
 
 
 def test_foreign_directory_is_refused_and_left_alone(tmp_path: Path) -> None:
@@ -114,7 +115,7 @@ def test_beginning_that_stops_at_any_step_can_be_begun_again(tmp_path: Path, err
             directory(path)
         backing = directory(path)
         backing.reserve(1)
-        assert {name for name in os.listdir(path) if ".new-" not in name} == {"dsfs.json", "segments", "versions"}
+        assert sorted(name for name in os.listdir(path) if ".new-" not in name) == MADE
         if not stop.was_reached:
             assert step > 5
             break
@@ -277,7 +278,7 @@ def test_nothing_is_filled_or_made_where_the_mark_is_gone(tmp_path: Path) -> Non
     clock = Clock()
     backing = directory(tmp_path, clock=clock)
     backing.failed(OSError(errno.EIO, "sick"))
-    for name in ("segments", "versions"):
+    for name in MADE[1:]:
         (tmp_path / name).rmdir()
     (tmp_path / "dsfs.json").unlink()
     clock.now_s += 11
