@@ -187,7 +187,9 @@ def _add_questions(commands: Any, parents: Sequence[argparse.ArgumentParser]) ->
     status = _command(
         commands, "status", _status, "the state of the daemon, the origins, the backing and versions", parents
     )
-    status.add_argument("target", nargs="?", metavar="NAME[/VERSION]", help="or a path of the mount")
+    subject = status.add_mutually_exclusive_group()
+    subject.add_argument("target", nargs="?", metavar="NAME[/VERSION]", help="or a path of the mount")
+    subject.add_argument("--nodes", action="store_true", help="all nodes that share the backing directory")
     why = _command(commands, "why", _why, "where the bytes of a file come from, and why", parents)
     why.add_argument("path", metavar="PATH", help="a path of the mount, or NAME/VERSION/PATH")
     drop = _command(commands, "drop", _drop, "delete the resident bytes of a version", parents)
@@ -322,6 +324,9 @@ def _ls(args: argparse.Namespace) -> str:
 
 def _status(args: argparse.Namespace) -> str:
     client, mountpoint = _daemon(args)
+    if args.nodes:
+        answer = client.call("nodes")
+        return _json(answer) if args.json else _page().nodes(answer)
     answer = client.call("status", {"target": _version_in_mount(args.target, mountpoint)} if args.target else {})
     return _json(answer) if args.json else _page().status(answer)
 

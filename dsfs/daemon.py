@@ -1,7 +1,7 @@
 """The composition root: builds everything, starts it in order, stops it in order.
 
-    services     index writer, readahead of packs, control socket, signals       cancelled last
-      requests   FUSE                                                              ends first
+    services     index writer, readahead of packs, heartbeat, control socket, signals   cancelled last
+      requests   FUSE                                                                   ends first
 
 Stopping: no more requests, unmount, let the queued fills end (within a deadline: what is lost can be
 fetched again), write the index and take the mark of a running daemon out of it.  A second signal skips the
@@ -21,7 +21,8 @@ from dataclasses import dataclass
 
 import trio
 
-from dsfs.admin.control import ControlServer
+from dsfs.admin.control import ControlServer, Verb
+from dsfs.admin.nodes import Neighbours
 from dsfs.admin.notify import Notifier
 from dsfs.admin.queries import Queries
 from dsfs.admin.verbs import Verbs
@@ -33,6 +34,7 @@ from dsfs.cache.drop import Dropper
 from dsfs.cache.fetch import Fetcher
 from dsfs.cache.fill import Filler
 from dsfs.cache.health import BackingHealth
+from dsfs.cache.heartbeat import Heartbeat
 from dsfs.cache.lanes import Lanes
 from dsfs.cache.library import Library
 from dsfs.cache.memory import Memory, fills_at_once, shares
@@ -51,6 +53,7 @@ from dsfs.mount.session import Session
 from dsfs.storage.backing import BackingDirectory
 from dsfs.storage.generations import GenerationStore
 from dsfs.storage.known import refuse_if_gone, remember
+from dsfs.storage.nodes import NodesDirectory, node_id
 from dsfs.storage.rebuild import recover
 from dsfs.storage.residency import ResidencyIndex
 from dsfs.storage.statelock import state_lock
@@ -205,6 +208,16 @@ class Daemon:
             self.recovery.turn,
         )  # fmt: skip
         self.verbs = Verbs(self.queries, self.library, dropper, metrics, self.datasets, self.stop)
+        self.heartbeat = Heartbeat(
+            NodesDirectory(backing.nodes, node_id(config.state_dir), backing.file_system),
+            self.library,
+            self.segments,
+            self.datasets,
+            backing,
+            metrics,
+            config.mountpoint,
+        )
+        self.neighbours = Neighbours(self.heartbeat, self.queries.ask_backing)
         self._connect_gauges()
 
     def _connect_gauges(self) -> None:
@@ -232,9 +245,11 @@ class Daemon:
             services.start_soon(self.readahead.serve)
             services.start_soon(self.health.serve)
             services.start_soon(self.recovery.tidy_later)
+            services.start_soon(self.heartbeat.serve)
             if self.index.was_unclean and not self.index.was_lost:
                 await services.start(self.recovery.run)
-            await services.start(ControlServer(self.config.control_socket, self.verbs.table()).serve)
+            verbs = {**self.verbs.table(), "nodes": Verb(self.neighbours.answer, changes=False)}
+            await services.start(ControlServer(self.config.control_socket, verbs).serve)
             session = Session(
                 self.operations, self.config.mountpoint, allow_other=self.config.mount.allow_other
             )
@@ -308,6 +323,7 @@ class Daemon:
                         await self.fetcher.wait_idle()
                     await self.filler.wait_idle()
                 await self.filler.flush_index()
+                await self.heartbeat.end()
                 is_drained = not (self.filler.in_flight or self.fetcher.in_flight)
                 nursery.cancel_scope.cancel()
         self.lanes.close()

@@ -237,6 +237,12 @@ class Metrics:
         self.resident_bytes = declare(
             Gauge("version.resident_bytes", "Resident bytes of each version in use.", "version")
         )
+        self.heartbeat_alive_nodes = declare(
+            Gauge("heartbeat.alive_nodes", "Nodes that were alive when this one looked last, at most five minutes ago.")
+        )
+        self.heartbeat_age_seconds = declare(
+            Gauge("heartbeat.age_seconds", "Time since this node last told the others that it is alive.")
+        )
 
     def text(self) -> str:
         """All samples in the Prometheus text format."""

@@ -315,14 +315,12 @@ def _named(name: str, kind: str) -> Answer:
 
 
 def _origin(origin: Origin) -> Answer:
-    counts = origin.statistics()
-    error, success_at = origin.last_error, origin.last_success_at
-    is_failing = error is not None and (success_at is None or error[0] > success_at)
+    counts, failure = origin.statistics(), origin.failure
     return {
         "id": origin.origin_id,
-        "state": "failing" if is_failing else "unknown" if success_at is None else "ok",
-        "error": error[1] if error and is_failing else None,
-        "error_at_s": error[0] if error and is_failing else None,
+        "state": origin.state,
+        "error": failure[1] if failure else None,
+        "error_at_s": failure[0] if failure else None,
         "requests": counts["list_requests"] + counts["get_requests"],
         "bytes": counts["get_bytes"],
     }

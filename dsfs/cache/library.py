@@ -62,12 +62,17 @@ class Dataset:
 
 @dataclass(eq=False)
 class Generation:
-    """One catalog in use; `path` is its file; `drifted`: keys the origin has other objects for since it was listed."""
+    """One catalog in use; `path` is its file; `drifted`: keys the origin has other objects for since it was listed.
+
+    `open_files` counts mapped ones too, `read_bytes` since the daemon started.
+    """
 
     version: "Version"
     catalog: Catalog
     path: Path
     drifted: set[str] = field(default_factory=set)
+    open_files: int = 0
+    read_bytes: int = 0
 
     @property
     def id(self) -> str:

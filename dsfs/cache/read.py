@@ -18,6 +18,7 @@ from dsfs.cache.ahead import Readahead
 from dsfs.cache.fetch import Fetcher, Patience
 from dsfs.cache.fill import Filler
 from dsfs.cache.health import BackingHealth
+from dsfs.cache.library import Generation
 from dsfs.cache.memory import Memory
 from dsfs.cache.pool import Pool
 from dsfs.cache.runs import ActiveSegment, Run
@@ -36,6 +37,7 @@ Buffer = bytes | bytearray | memoryview
 class OpenFile:
     """An open file of `size` bytes from `offset` of its segment (0 for a large object); no segment if it is empty."""
 
+    generation: Generation
     segment: ActiveSegment | None
     offset: int
     size: int

@@ -19,6 +19,7 @@ from dsfs.doctor.kernel import number_in
 from dsfs.doctor.mountstats import NfsMount, Operation, read
 from dsfs.storage.filesystem import FileSystem
 from dsfs.storage.mounts import mount_of
+from dsfs.storage.nodes import nfs_unique_id
 
 CONNECT_S = 3.0
 NFS_PORT = 2049
@@ -117,12 +118,7 @@ def client_id(client: NfsClient) -> judge.ClientId:
     """As the server is told; NotCheckedError for version 3."""
     if client.mount.version.startswith("3"):
         raise NotCheckedError("version 3 has none")
-    for place in ("/sys/fs/nfs/net/nfs_client/identifier", "/sys/module/nfs/parameters/nfs4_unique_id"):
-        with suppress(OSError):
-            told = Path(place).read_text().strip()
-            if told and told != "(null)":
-                return judge.ClientId(socket.gethostname(), told)
-    return judge.ClientId(socket.gethostname(), "")
+    return judge.ClientId(socket.gethostname(), nfs_unique_id())
 
 
 def _traffic(client: NfsClient) -> judge.Traffic:

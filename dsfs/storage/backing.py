@@ -4,6 +4,7 @@
     versions/<name>/<version>/<generation>/          catalog.mdb, summary.json: immutable
     turns/                                           see turn.py
     segments/<aa>/<identity>[.part|.map|.sum]        see segment.py
+    nodes/<node>/                                    see nodes.py
 
 Concurrency: blocking calls, safe to use from several threads; `_lock` guards the account of bytes.
 """
@@ -118,7 +119,7 @@ class BackingDirectory:
             new.unlink(missing_ok=True)
 
     def _make_folders(self) -> None:
-        for name in ("segments", "turns", "versions"):
+        for name in ("segments", "turns", "versions", "nodes"):
             reach("backing.folder")
             (self.path / name).mkdir(exist_ok=True)
 
@@ -155,6 +156,11 @@ class BackingDirectory:
     def turns(self) -> Path:
         """Where the files lie that nodes lock when it is their turn."""
         return self.path / "turns"
+
+    @property
+    def nodes(self) -> Path:
+        """Where the nodes see each other."""
+        return self.path / "nodes"
 
     # ---------------------------------------------------------------- room
 

@@ -107,6 +107,17 @@ class Origin:
         else:
             yield from self._deliver(wanted, self._boto3.get)
 
+    @property
+    def failure(self) -> tuple[float, str] | None:
+        """`last_error`, unless a request was answered since."""
+        error, success_at = self.last_error, self.last_success_at
+        return error if error is not None and (success_at is None or error[0] > success_at) else None
+
+    @property
+    def state(self) -> str:
+        """How it is for all that is known: "ok", "failing", or "unknown"."""
+        return "failing" if self.failure else "unknown" if self.last_success_at is None else "ok"
+
     def statistics(self) -> dict[str, int]:
         """list_requests, get_requests and get_bytes since the start."""
         with self._lock:

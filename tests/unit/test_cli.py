@@ -20,6 +20,7 @@ from dsfs.admin.launch import StartError
 from dsfs.config import Config, load
 from dsfs.logs import LogWriter
 from dsfs.model.errors import BusyError, DsfsError, NotFoundError, UsageError
+from tests.unit.test_render import NODES
 
 NOW_S = 1_800_000_000.0
 STATUS = {
@@ -62,6 +63,7 @@ class FakeDaemon:
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.answers: dict[str, object] = {
             "status": STATUS,
+            "nodes": NODES,
             "ls": {"entries": [{"name": "speech", "kind": "dataset"}]},
             "why": WHY,
             "drop": V1 | {"dropped_bytes": 4096, "segments": 2},
@@ -132,6 +134,7 @@ def page_of(
 @pytest.mark.usefixtures("daemon")
 def test_reading_verbs_print_pages_for_people(page_of: Callable[..., str]) -> None:
     assert page_of("status").startswith("daemon      /datasets: ready, dsfs 0.1.0, pid 7, for 2h")
+    assert page_of("status", "--nodes").startswith("NODE")
     assert page_of("ls").splitlines()[1].strip() == "speech/"
     assert page_of("why", "speech/v1/a").startswith("path        speech/v1/a\n")
 
@@ -148,6 +151,7 @@ def test_changes_say_what_they_did(page_of: Callable[..., str]) -> None:
     [
         (["status"], ("status", {})),
         (["status", "speech"], ("status", {"target": "speech"})),
+        (["status", "--nodes"], ("nodes", {})),
         (["ls"], ("ls", {"target": None})),
         (["ls", "speech/v1"], ("ls", {"target": "speech/v1"})),
         (["why", "speech/v1/a"], ("why", {"path": "speech/v1/a"})),
@@ -157,10 +161,7 @@ def test_changes_say_what_they_did(page_of: Callable[..., str]) -> None:
     ],
 )
 def test_json_is_what_the_daemon_answered(
-    daemon: FakeDaemon,
-    capsys: pytest.CaptureFixture[str],
-    arguments: list[str],
-    asked: tuple[str, dict[str, Any]],
+    daemon: FakeDaemon, capsys: pytest.CaptureFixture[str], arguments: list[str], asked: tuple[str, dict[str, Any]]
 ) -> None:
     assert cli.main([*arguments, "--json", "--socket", str(daemon.path)]) == 0
     assert json.loads(capsys.readouterr().out) == daemon.answers[asked[0]]
