@@ -89,8 +89,10 @@ async def test_open_files_are_told_until_they_are_released(tmp_path: Path, mock_
         assert usage.traffic.origin_bytes == len(CONTENT)
         assert (usage.backing.state, usage.origins[0].name) == ("ok", "s3://fake")
 
+        segment = large.segment
         for file in (large, empty):
             engine.opener.release(file)
+        await until(lambda: not segment.users, "the threads that are at the segment")
         usage = await next_told(heartbeat, mock_clock)
         assert (usage.versions, usage.segments) == ((), ())
 
