@@ -1,8 +1,8 @@
 """The command line: `dsfs <command>`.
 
-Every command but `mount` and `config` asks the running daemon through its control socket, and returns what is to be
-printed.  An error of the user, the daemon or the origin is one line on standard error (`dsfs: ...`, with --json an
-object) and an exit code of `EXIT_CODES`; a traceback is a bug.  What a command does not need is not imported: `dsfs
+Every command but `mount`, `config` and `doctor` asks the running daemon through its control socket, and returns what is
+to be printed.  An error of the user, the daemon or the origin is one line on standard error (`dsfs: ...`, with --json
+an object) and an exit code of `EXIT_CODES`; a traceback is a bug.  What a command does not need is not imported: `dsfs
 status --json` loads neither rich nor trio, and only `mount --foreground` loads the daemon.
 """
 
@@ -12,13 +12,14 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from dsfs import __version__
+from dsfs.admin import streams
 from dsfs.admin.client import ControlClient
+from dsfs.admin.streams import Parts
 from dsfs.config import DEFAULT_PATH, Config, load
 from dsfs.model.errors import BusyError, ConfigError, DaemonUnreachableError, DsfsError, UsageError
 from dsfs.model.printable import printable
@@ -34,6 +35,8 @@ EXIT_CODES: Mapping[int, str] = MappingProxyType(
         2: "wrong usage or configuration",
         3: "no daemon answers",
         4: "busy: another daemon is running, or the mount is in use",
+        5: "`dsfs doctor` warns",
+        6: "`dsfs doctor` found what does not work",
         70: "a bug in dsfs: please report the traceback",
         130: "interrupted",
     }
@@ -46,13 +49,16 @@ _CODE_OF_ERROR: Mapping[type[DsfsError], int] = MappingProxyType(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code.  SystemExit comes from argparse only (--help, --version)."""
     words = sys.argv[1:] if argv is None else argv
-    _open_standard_streams()
+    streams.open_missing()
     if hasattr(sys.stdout, "reconfigure"):
         # A name that the terminal's encoding lacks must not end the command.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         args = _parser().parse_args(words)
-        _print(args.run(args))
+        answer: str | Parts = args.run(args)
+        if not isinstance(answer, str):
+            return streams.write_parts(answer)
+        streams.write(answer)
     except DsfsError as exc:
         return _report(exc, as_json="--json" in words)
     except KeyboardInterrupt:
@@ -63,45 +69,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _print(text: str) -> None:
-    """The one place that writes to standard output.  DsfsError if that takes no more.
-
-    A reader who left (`dsfs status | head -1`) has seen enough, which is no error.  Coreutils die of SIGPIPE then; a
-    command that has dropped a version or mounted must not look as if it had not, so this one ends with 0.
-    """
-    try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except OSError as exc:
-        # Python flushes stdout once more at its end, which must not fail a second time.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if not isinstance(exc, BrokenPipeError):
-            raise DsfsError(f"standard output: {exc.strerror}") from None
-
-
-def _open_standard_streams() -> None:
-    """Make /dev/null of those that are closed: the next file opened would take their number and get what is printed."""
-    for fd, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
-        if getattr(sys, name) is None:
-            null = os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is fd, if it is closed
-            setattr(sys, name, open(fd if null == fd else null, mode))  # noqa: SIM115
-
-
 def _report(error: DsfsError, *, as_json: bool) -> int:
     code = next((code for kind, code in _CODE_OF_ERROR.items() if isinstance(error, kind)), 1)
     code = getattr(error, "exit_code", code)  # that of a daemon which did not start
     if as_json:
-        _complain(json.dumps({"error": str(error), "kind": type(error).__name__, "exit_code": code}))
+        streams.complain(json.dumps({"error": str(error), "kind": type(error).__name__, "exit_code": code}))
     else:
         for line in str(error).splitlines() or [type(error).__name__]:
-            _complain(f"dsfs: {printable(line)}")
+            streams.complain(f"dsfs: {printable(line)}")
     return code
-
-
-def _complain(line: str) -> None:
-    """The line on standard error; where that takes nothing either, the exit code has to do."""
-    with suppress(OSError):
-        print(line, file=sys.stderr)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -133,11 +109,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_questions(commands, [either, as_json])
     _add_warm(commands, [either, as_json])
     _add_config(commands, [which, as_json])
+    _add_doctor(commands, [which, as_json])
     return parser
 
 
 def _command(
-    commands: Any, name: str, run: Callable[[argparse.Namespace], str], help: str, parents: Sequence[Any]
+    commands: Any, name: str, run: Callable[[argparse.Namespace], str | Parts], help: str, parents: Sequence[Any]
 ) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = commands.add_parser(name, help=help, description=help, parents=parents)
     command.set_defaults(run=run)
@@ -171,7 +148,9 @@ def _add_questions(commands: Any, parents: Sequence[argparse.ArgumentParser]) ->
     status = _command(
         commands, "status", _status, "the state of the daemon, the origins, the backing and versions", parents
     )
-    status.add_argument("target", nargs="?", metavar="NAME[/VERSION]", help="or a path of the mount")
+    subject = status.add_mutually_exclusive_group()
+    subject.add_argument("target", nargs="?", metavar="NAME[/VERSION]", help="or a path of the mount")
+    subject.add_argument("--nodes", action="store_true", help="all nodes that share the backing directory")
     why = _command(commands, "why", _why, "where the bytes of a file come from, and why", parents)
     why.add_argument("path", metavar="PATH", help="a path of the mount, or NAME/VERSION/PATH")
     drop = _command(commands, "drop", _drop, "delete the resident bytes of a version", parents)
@@ -205,6 +184,16 @@ def _add_config(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> No
     )
     _command(actions, "check", _config_check, "say whether it can be used", parents)
     _command(actions, "show", _config_show, "print what is in effect, with defaults and help", parents)
+
+
+def _add_doctor(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> None:
+    doctor = _command(commands, "doctor", _doctor, "check node, NFS mount, backing directory and origin", parents)
+    doctor.add_argument(
+        "--with", dest="other", metavar="NODE", help="a node that runs it, too, --with this one: what one cannot see"
+    )
+    doctor.add_argument(
+        "--wait", type=_duration, default=120.0, metavar="T", help="how long to wait for that node (2m)"
+    )
 
 
 def _duration(text: str) -> float:
@@ -299,7 +288,7 @@ def _unmount(args: argparse.Namespace) -> str:
 
     client, mountpoint = _daemon(args)
     done = unmount(
-        client, mountpoint, now=args.now, timeout_s=args.timeout, tell=lambda line: _complain(f"dsfs: {line}")
+        client, mountpoint, now=args.now, timeout_s=args.timeout, tell=lambda line: streams.complain(f"dsfs: {line}")
     )
     return f"{done}\n"
 
@@ -313,6 +302,9 @@ def _ls(args: argparse.Namespace) -> str:
 
 def _status(args: argparse.Namespace) -> str:
     client, mountpoint = _daemon(args)
+    if args.nodes:
+        answer = client.call("nodes")
+        return _json(answer) if args.json else _page().nodes(answer)
     answer = client.call("status", {"target": _version_in_mount(args.target, mountpoint)} if args.target else {})
     return _json(answer) if args.json else _page().status(answer)
 
@@ -342,7 +334,7 @@ def _refresh(args: argparse.Namespace) -> str:
     return printable(f"{answer['dataset']}/{answer['version']}: {held}") + "\n"
 
 
-def _warm(args: argparse.Namespace) -> str:
+def _warm(args: argparse.Namespace) -> str | Parts:
     from dsfs.admin.follow import begin, listed, stopped
 
     if not args.target and not args.list:
@@ -354,7 +346,7 @@ def _warm(args: argparse.Namespace) -> str:
     if args.stop:
         return stopped(client, target, as_json=args.json)
     asked = {"target": target, "path": args.path, "nodes": args.nodes}
-    return begin(client, asked, _print, as_json=args.json, patience_s=args.patience if args.wait else None)
+    return begin(client, asked, as_json=args.json, patience_s=args.patience if args.wait else None)
 
 
 def _metrics(args: argparse.Namespace) -> str:
@@ -377,3 +369,10 @@ def _config_show(args: argparse.Namespace) -> str:
 
     config = _config(args)
     return _json(to_json(config)) if args.json else to_toml(config)
+
+
+def _doctor(args: argparse.Namespace) -> Parts:
+    from dsfs.doctor.visit import visit
+
+    is_terminal = sys.stdout.isatty()
+    return visit(_config(args), other=args.other, wait_s=args.wait, as_json=args.json, is_terminal=is_terminal)

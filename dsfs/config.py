@@ -153,6 +153,11 @@ class BackingConfig:
 
     path: Path = _key(setting.ABSOLUTE_PATH, "The backing directory.")
     limit_bytes: int = _key(setting.size(at_least=LEAST_BACKING), "The most dsfs uses there.")
+    timeout_s: float = _key(
+        setting.duration(at_least="1s", at_most="5m"),
+        "An operation there that takes longer is not waited for: the origin is asked until it answers again.",
+        "5s",
+    )
     floor: Share = _key(setting.SHARE, "Free space it never takes, of the file system or as a size.", "5%")
 
 

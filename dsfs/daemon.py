@@ -1,7 +1,7 @@
 """The composition root: builds everything, starts it in order, stops it in order.
 
-    services     index writer, readahead of packs, warms, control socket, signals       cancelled last
-      requests   FUSE                                                              ends first
+    services     index writer, readahead of packs, warms, heartbeat, control socket, signals   cancelled last
+      requests   FUSE                                                                          ends first
 
 Stopping: no more requests, unmount, let the queued fills end (within a deadline: what is lost can be
 fetched again), write the index and take the mark of a running daemon out of it.  A second signal skips the
@@ -21,19 +21,24 @@ from dataclasses import dataclass
 
 import trio
 
-from dsfs.admin.control import ControlServer
+from dsfs.admin.control import ControlServer, Verb
+from dsfs.admin.nodes import Neighbours
 from dsfs.admin.notify import Notifier
 from dsfs.admin.queries import Queries
 from dsfs.admin.verbs import Verbs
 from dsfs.admin.warming import WarmVerbs
 from dsfs.cache.ahead import Readahead
+from dsfs.cache.catalogs import Catalogs
+from dsfs.cache.claims import Claims
 from dsfs.cache.datasets import Datasets
 from dsfs.cache.drop import Dropper
 from dsfs.cache.fetch import Fetcher
 from dsfs.cache.fill import Filler
+from dsfs.cache.health import BackingHealth
+from dsfs.cache.heartbeat import Heartbeat
 from dsfs.cache.lanes import Lanes
 from dsfs.cache.library import Library
-from dsfs.cache.memory import Memory, shares
+from dsfs.cache.memory import Memory, fills_at_once, shares
 from dsfs.cache.open import Opener
 from dsfs.cache.pool import Bridge, Pool
 from dsfs.cache.read import Reader
@@ -45,12 +50,15 @@ from dsfs.cache.warmfill import WarmFiller
 from dsfs.config import Config
 from dsfs.metrics import Metrics
 from dsfs.model.errors import DsfsError
+from dsfs.model.health import Health
 from dsfs.mount.mountpoint import prepare_mountpoint
 from dsfs.mount.operations import Operations
 from dsfs.mount.session import Session
 from dsfs.storage.backing import BackingDirectory
+from dsfs.storage.filesystem import file_system_of
 from dsfs.storage.generations import GenerationStore
 from dsfs.storage.known import refuse_if_gone, remember
+from dsfs.storage.nodes import NodesDirectory, node_id
 from dsfs.storage.rebuild import recover
 from dsfs.storage.requests import RequestFolder
 from dsfs.storage.residency import ResidencyIndex
@@ -59,7 +67,9 @@ from dsfs.storage.tidy import tidy_state
 
 log = logging.getLogger(__name__)
 
-BACKING_THREADS = 16  # reads and fills at once: few enough to leave an NFS client's slots to others
+BACKING_THREADS = 16  # reads at once: few enough, with the fills, to leave an NFS client's slots to others
+CLAIMS_THREADS = 4
+SEALING_THREADS = 2  # each may read a whole segment
 REQUESTS_END_S = 2.0  # requests at work may take so long to end after the first signal
 M_ARENA_MAX = -8  # of malloc.h
 DRAIN_S = 10.0  # and queued fills so long
@@ -118,14 +128,31 @@ class Daemon:
             Memory(share_bytes, lambda run: run.segment.forget(run))
             for share_bytes in shares(config.memory.limit_bytes, config.origin.connections * len(origins))
         )
+        self.filling_pool = Pool("filling", fills_at_once(self.memory.limit_bytes), bridge)
+        self.sealing_pool = Pool("sealing", SEALING_THREADS, bridge)
+        self.claims_pool = Pool("claims", CLAIMS_THREADS, bridge)
+        self.health = BackingHealth(Health(config.backing.timeout_s), bridge, backing.probe)
+        claims = Claims(
+            self.claims_pool,
+            bridge,
+            backing,
+            self.health,
+            services,
+            metrics,
+            config.origin.timeout_s / 3,
+            random.Random(),
+        )
         self.lanes = Lanes(bridge, config.origin.connections, self.memory.limit_bytes // min(2, len(origins)))
-        self.filler = Filler(self.memory, self.backing_pool, bridge, backing, index, metrics)
-        self.segments = SegmentTable(backing, self.backing_pool, self.filler)
+        self.filler = Filler(
+            self.memory, self.filling_pool, self.sealing_pool, bridge, backing, self.health, claims, index, metrics
+        )
+        self.segments = SegmentTable(backing, self.backing_pool, self.health, self.filler)
         self.fetcher = Fetcher(
             self.memory,
             self.lanes,
             bridge,
             self.filler,
+            claims,
             services,
             metrics,
             config.origin.timeout_s,
@@ -133,7 +160,13 @@ class Daemon:
         )
         self.readahead = Readahead(self.fetcher, self.segments, config.origin.connections)
         self.library = Library(
-            GenerationStore(config.state_dir / "catalogs", backing.generations),
+            Catalogs(
+                GenerationStore(config.state_dir / "catalogs", backing.generations, backing.file_system),
+                backing.turns,
+                self.backing_pool,
+                self.health,
+                services,
+            ),
             config.state_dir / "listing",
             self.datasets,
             services,
@@ -148,6 +181,7 @@ class Daemon:
             self.memory,
             self.resident_memory,
             self.backing_pool,
+            self.health,
             metrics,
             inline=not backing.file_system.is_network,
         )
@@ -167,6 +201,7 @@ class Daemon:
             self.filler,
             self._buffered_bytes,
             backing,
+            self.health,
             index,
             self.datasets,
             self.warmer,
@@ -182,16 +217,27 @@ class Daemon:
         )  # fmt: skip
         self.verbs = Verbs(self.queries, self.library, dropper, metrics, self.datasets, self.stop)
         self.warm_verbs = WarmVerbs(self.warmer, self.library, config.mountpoint)
+        self.heartbeat = Heartbeat(
+            NodesDirectory(backing.nodes, node_id(config.state_dir), backing.file_system),
+            self.library,
+            self.segments,
+            self.datasets,
+            backing,
+            metrics,
+            config.mountpoint,
+        )
+        self.neighbours = Neighbours(self.heartbeat, self.queries.ask_backing)
         self._connect_gauges()
 
     def _build_warmer(self, opener: Opener) -> None:
         warm_filler = WarmFiller(
-            self.fetcher, self.filler, self.memory, self.backing_pool, self.backing, self.config.origin.connections,
-            self.readahead.window_limit,
+            self.fetcher, self.filler, self.memory, self.backing_pool, self.backing, self.health,
+            self.config.origin.connections, self.readahead.window_limit,
         )  # fmt: skip
+        state_dir, backing = self.config.state_dir, self.backing
         folders = {
-            THIS: RequestFolder(self.config.state_dir / "requests", lambda: None),
-            ALL: RequestFolder(self.backing.path / "requests", self.backing.space),
+            THIS: RequestFolder(state_dir / "requests", file_system_of(state_dir), lambda: None),
+            ALL: RequestFolder(backing.requests, backing.file_system, backing.space),
         }
         seed = random.SystemRandom().getrandbits(64)
         self.warmer = Warmer(Services(self.library, opener, self.index, warm_filler, seed), folders)
@@ -217,11 +263,19 @@ class Daemon:
             self._build(services)
             services.start_soon(self._watch_signals)
             services.start_soon(self.filler.keep_index)
+            services.start_soon(self.filler.keep_sealing)
             services.start_soon(self.readahead.serve)
+            services.start_soon(self.health.serve)
+            services.start_soon(self.recovery.tidy_later)
+            services.start_soon(self.heartbeat.serve)
             if self.index.was_unclean and not self.index.was_lost:
                 await services.start(self.recovery.run)
             await services.start(self.warmer.serve)
-            verbs = {**self.verbs.table(), **self.warm_verbs.table()}
+            verbs = {
+                **self.verbs.table(),
+                **self.warm_verbs.table(),
+                "nodes": Verb(self.neighbours.answer, changes=False),
+            }
             await services.start(ControlServer(self.config.control_socket, verbs).serve)
             session = Session(
                 self.operations, self.config.mountpoint, allow_other=self.config.mount.allow_other
@@ -297,10 +351,12 @@ class Daemon:
                         await self.fetcher.wait_idle()
                     await self.filler.wait_idle()
                 await self.filler.flush_index()
+                await self.heartbeat.end()
                 is_drained = not (self.filler.in_flight or self.fetcher.in_flight)
                 nursery.cancel_scope.cancel()
         self.lanes.close()
-        self.backing_pool.close()
+        for pool in (self.backing_pool, self.filling_pool, self.sealing_pool, self.claims_pool):
+            pool.close()
         return is_drained and not scope.cancelled_caught
 
     async def _cancel_when_hurried(self, scope: trio.CancelScope) -> None:

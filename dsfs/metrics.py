@@ -204,6 +204,12 @@ class Metrics:
         self.flight_joins = declare(
             Counter("flight.joins_total", "Wants of a block that joined a fetch already under way.")
         )
+        self.claims_asked = declare(
+            Counter("claims.asked_total", "Questions to the other nodes before a fetch, by answer.", "answer")
+        )
+        self.claims_ignored = declare(
+            Counter("claims.ignored_total", "Fetches of what another node had claimed and did not fill in time.")
+        )
         self.fill_bytes = declare(Counter("fill.bytes_total", "Bytes written into the backing directory."))
         self.fill_skipped_bytes = declare(
             Counter(
@@ -230,6 +236,12 @@ class Metrics:
         self.memory_limit_bytes = declare(Gauge("memory.limit_bytes", "Most bytes that buffers may hold."))
         self.resident_bytes = declare(
             Gauge("version.resident_bytes", "Resident bytes of each version in use.", "version")
+        )
+        self.heartbeat_alive_nodes = declare(
+            Gauge("heartbeat.alive_nodes", "Nodes that were alive when this one looked last, at most five minutes ago.")
+        )
+        self.heartbeat_age_seconds = declare(
+            Gauge("heartbeat.age_seconds", "Time since this node last told the others that it is alive.")
         )
 
     def text(self) -> str:

@@ -19,7 +19,7 @@ from dsfs.storage.mounts import Mount, mount_of, mounts, within
 
 _ANSWERS_S = 2.0
 _VOLATILE = frozenset({"tmpfs", "ramfs"})
-_FUSE_CONF = Path("/etc/fuse.conf")
+FUSE_CONF = Path("/etc/fuse.conf")
 
 
 def preflight(config: Config, among: list[Mount] | None = None) -> list[str]:
@@ -96,16 +96,19 @@ def _about_times(config: Config) -> Iterator[str]:
     for name, timeout_s in (("connect", origin.connect_timeout_s), ("stall", origin.stall_timeout_s)):
         if timeout_s >= origin.timeout_s:
             yield f"[origin] {name}_timeout: not shorter than timeout: there is no time for another attempt"
+    if config.backing.timeout_s >= origin.timeout_s:
+        yield "[backing] timeout: not shorter than that of [origin]: a reader waits longer for the cache than for that"
 
 
 def _about_fuse(config: Config) -> Iterator[str]:
     if not os.path.exists("/dev/fuse"):
         yield "/dev/fuse is missing: nothing can be mounted here"
-    if config.mount.allow_other and os.geteuid() != 0 and not _lets_others_in(_FUSE_CONF):
-        yield f"[mount] allow_other: only root may, unless {_FUSE_CONF} says user_allow_other"
+    if config.mount.allow_other and os.geteuid() != 0 and not lets_others_in(FUSE_CONF):
+        yield f"[mount] allow_other: only root may, unless {FUSE_CONF} says user_allow_other"
 
 
-def _lets_others_in(fuse_conf: Path) -> bool:
+def lets_others_in(fuse_conf: Path) -> bool:
+    """Whether fuse.conf allows an ordinary user to mount with allow_other."""
     try:
         lines = fuse_conf.read_text(errors="replace").splitlines()
     except OSError:

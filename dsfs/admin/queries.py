@@ -19,11 +19,13 @@ from dsfs.admin.targets import ANYTHING, FILE, VERSION, VERSIONS
 from dsfs.admin.warming import facts_of
 from dsfs.cache.datasets import Datasets
 from dsfs.cache.fill import Filler
+from dsfs.cache.health import BackingHealth
 from dsfs.cache.library import Generation, Library, Version
 from dsfs.cache.open import Opener
 from dsfs.cache.warmer import Warmer
 from dsfs.model.blocks import pages
 from dsfs.model.errors import BackingError, DsfsError, NotFoundError
+from dsfs.model.health import Condition
 from dsfs.storage.backing import BackingDirectory
 from dsfs.storage.catalog import Entry
 from dsfs.storage.origin import Origin
@@ -50,6 +52,7 @@ class Queries:
     filler: Filler
     buffered_bytes: Callable[[], int]
     backing: BackingDirectory
+    health: BackingHealth
     index: ResidencyIndex
     datasets: Datasets
     warmer: Warmer
@@ -115,12 +118,14 @@ class Queries:
 
     async def _backing(self) -> Answer:
         try:
-            reason, free, floor = await self.ask_backing(self._room)
+            with self.health.patience():
+                reason, free, floor = await self.ask_backing(self._room)
         except BackingError as exc:
             reason, free, floor = str(exc), None, None
+        condition = self.health.condition
         return {
             "path": str(self.backing.path),
-            "state": "paused" if reason else "ok",
+            "state": condition.value if condition is not Condition.OK else "paused" if reason else "ok",
             "reason": reason,
             "limit_bytes": self.backing.limit_bytes,
             "used_bytes": self.backing.used_bytes,
@@ -314,14 +319,12 @@ def _named(name: str, kind: str) -> Answer:
 
 
 def _origin(origin: Origin) -> Answer:
-    counts = origin.statistics()
-    error, success_at = origin.last_error, origin.last_success_at
-    is_failing = error is not None and (success_at is None or error[0] > success_at)
+    counts, failure = origin.statistics(), origin.failure
     return {
         "id": origin.origin_id,
-        "state": "failing" if is_failing else "unknown" if success_at is None else "ok",
-        "error": error[1] if error and is_failing else None,
-        "error_at_s": error[0] if error and is_failing else None,
+        "state": origin.state,
+        "error": failure[1] if failure else None,
+        "error_at_s": failure[0] if failure else None,
         "requests": counts["list_requests"] + counts["get_requests"],
         "bytes": counts["get_bytes"],
     }

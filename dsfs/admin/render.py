@@ -16,7 +16,14 @@ from dsfs.model.quantity import format_duration, format_pct, format_size
 Answer = Mapping[str, Any]
 
 _NEWS_S = 600.0  # what was not filled is told so long; then it is a figure of `dsfs metrics`
+VERSIONS_SHOWN = 3  # of those that a node reads
 _WIDE = 100_000  # a pipe has no width: what goes into one must not be folded
+_NODE_COLUMNS = (
+    "NODE", "ID", "STATE", "LAST SEEN", "DSFS", "HITS", "CACHE", "ORIGIN", "BACKING", "ORIGINS", "READS NOW",
+)  # fmt: skip
+_TEXTS = frozenset(
+    ("NAME", "VERSION", "STATE", "GENERATION", "NODE", "ID", "BACKING", "ORIGINS", "READS NOW", "IN USE BY")
+)
 
 
 class Page:
@@ -47,6 +54,45 @@ class Page:
         for version in versions:
             self._anomalies(version)
         return self._text.getvalue()
+
+    def nodes(self, answer: Answer) -> str:
+        """Every node that shares the backing directory; what is in use by whom; then what is not as it should be."""
+        self._table(_NODE_COLUMNS, [self._node_row(node, answer["this"]) for node in answer["nodes"]])
+        names = {node["node"]: _host(node) for node in answer["nodes"]}
+        if in_use := answer["versions_in_use"]:
+            self._line("")
+            rows = [_use_row(version, names) for version in in_use]
+            self._table(("VERSION", "GENERATION", "OPEN FILES", "IN USE BY"), rows)
+        complaints = [f"{_host(node)}: {text}" for node in answer["nodes"] for text in _complaints(node)]
+        complaints += [f"{names[node]}: what it has in use is not known" for node in answer["nodes_with_unknown_use"]]
+        for line in ["", *complaints] if complaints else []:
+            self._line(line)
+        return self._text.getvalue()
+
+    def _node_row(self, node: Answer, this: str) -> tuple[str, ...]:
+        seen, usage = node["seen_ago_s"], node["usage"]
+        row = [
+            _host(node),
+            node["node"] + (" (this)" if node["node"] == this else ""),
+            node["state"],
+            "" if seen is None else f"{format_duration(round(seen))} ago",
+        ]
+        if usage is not None:
+            traffic = usage["traffic"]
+            row += [
+                usage["program"]["version"],
+                format_pct(traffic["cache_bytes"], traffic["read_bytes"]) if traffic["read_bytes"] else "",
+                format_size(traffic["cache_bytes"]),
+                format_size(traffic["origin_bytes"]),
+            ]
+            if node["state"] == "alive":
+                origins = {origin["state"] for origin in usage["origins"]}
+                row += [
+                    usage["backing"]["state"],
+                    next((state for state in ("failing", "ok") if state in origins), "unknown"),
+                    ", ".join(_reading(version) for version in usage["versions"][:VERSIONS_SHOWN]),
+                ]
+        return (*row, *[""] * (len(_NODE_COLUMNS) - len(row)))
 
     def why(self, answer: Answer) -> str:
         """Where the bytes of one file come from."""
@@ -137,7 +183,7 @@ class Page:
         shown = [place for place in range(len(columns)) if any(row[place] for row in rows) or place == 0]
         table = Table(box=None, pad_edge=False, header_style="bold")
         for place in shown:
-            is_text = columns[place] in ("NAME", "VERSION", "STATE", "GENERATION")
+            is_text = columns[place] in _TEXTS
             table.add_column(columns[place], justify="left" if is_text else "right", overflow="fold")
         for row in rows:
             table.add_row(*(Text(printable(row[place])) for place in shown))
@@ -164,6 +210,38 @@ def _version_row(version: Answer) -> tuple[str, ...]:
     name = f"{version['dataset']}/{version['version']}"
     generation = (version.get("generation") or "")[:12]
     return (name, *_amounts(version), version.get("state") or "", generation)
+
+
+def _host(node: Answer) -> str:
+    return str(node["usage"]["host"]["name"]) if node["usage"] else "?"
+
+
+def _reading(version: Answer) -> str:
+    files = "1 file" if version["open_files"] == 1 else f"{version['open_files']:,} files"
+    return f"{version['dataset']}/{version['version']} ({files}, {format_size(int(version['bytes_per_s']))}/s)"
+
+
+def _use_row(version: Answer, names: Mapping[str, str]) -> tuple[str, ...]:
+    by_node = version["open_files"]
+    return (
+        f"{version['dataset']}/{version['version']}",
+        version["generation"][:12],
+        f"{sum(by_node.values()):,}",
+        ", ".join(names[node] for node in by_node),
+    )
+
+
+def _complaints(node: Answer) -> Iterator[str]:
+    """What is not as it should be on the node."""
+    if node["trouble"]:
+        yield f"node {node['node']} cannot be understood: {node['trouble']}"
+    if (usage := node["usage"]) is not None and node["state"] == "alive":
+        if usage["backing"]["reason"]:
+            yield f"nothing is filled because {usage['backing']['reason']}"
+        for origin in usage["origins"]:
+            if origin["reason"]:
+                yield f"{origin['name']} fails: {origin['reason']}"
+        yield from usage["trouble"]
 
 
 def _moment(moment_s: float | None) -> str:

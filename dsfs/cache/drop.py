@@ -79,9 +79,9 @@ class Dropper:
         removed: list[SegmentRecord] = []
         fault: OSError | None = None
         try:
-            for record in list(self.index.get_many(identities)):
+            for identity, record in zip(identities, list(self.index.get_many(identities)), strict=True):
+                self.backing.remove_segment(identity)  # this node need not know of it: others fill as well
                 if record is not None:
-                    self.backing.remove_segment(record.identity)
                     removed.append(record)
         except OSError as exc:
             fault = exc

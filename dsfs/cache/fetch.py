@@ -1,8 +1,8 @@
 """Fetch: origin -> memory, each block once for all who want it, with the one place of retries.
 
-A want starts a run (or finds one in flight: single-flight is `segment.runs`), its pieces go to the origin's
-pool as tickets, and readers wait on a piece until their bytes are in the slot, not until it is whole.  A
-complete run goes to the filler.
+A want starts a run (or finds one in flight: single-flight is `segment.runs`).  Once the run is claimed its pieces go to
+the origin's pool as tickets, and readers wait on a piece until their bytes are in the slot, not until it is whole.  A
+complete run goes to the filler.  What of a run another node has, or is at, is cut off it: its readers look again.
 
 Concurrency: the trio thread decides everything; a worker thread makes one attempt at one piece and posts how
 it ended.  A piece that fails for the time being is submitted again after a delay; the run and its waiters
@@ -20,6 +20,7 @@ from functools import partial
 
 import trio
 
+from dsfs.cache.claims import Claims
 from dsfs.cache.fill import Filler
 from dsfs.cache.lanes import Lane, Lanes
 from dsfs.cache.memory import Discarding, Memory
@@ -30,9 +31,11 @@ from dsfs.metrics import Metrics
 from dsfs.model.blocks import extent
 from dsfs.model.errors import DriftedError, DsfsError, OriginTemporaryError, OriginTimeoutError
 from dsfs.model.retry import retry_delay_s
+from dsfs.storage.claim import Answer, Claim
 
 log = logging.getLogger(__name__)
 
+NOBODY = -1  # no block: nobody waits
 AHEAD_ATTEMPTS = 3  # nobody waits for these bytes yet; a reader who comes starts anew
 
 
@@ -60,13 +63,14 @@ class Patience:
 class Fetcher:
     """Starts runs, repeats failed pieces, and hands complete runs to the filler.
 
-    INVARIANT: `in_flight` is the number of runs that wait for their origin.
+    INVARIANT: `in_flight` is the number of runs that wait for a claim or for their origin.
     """
 
     memory: Memory
     lanes: Lanes
     bridge: Bridge
     filler: Filler
+    claims: Claims
     nursery: trio.Nursery
     metrics: Metrics
     timeout_s: float
@@ -110,7 +114,7 @@ class Fetcher:
                 if is_taken or self._free_until(segment, first, end, force=force) != until:
                     self.memory.give_back(slot)
                     continue
-            return self._start(segment, first, until, slot, Priority.READER, wanted=first)
+            return self._start(segment, first, until, slot, Priority.READER, wanted=first, force=force)
 
     def ahead(
         self,
@@ -136,7 +140,7 @@ class Fetcher:
             slot = self._try_memory_for(segment, extent(blocks, first, until)[1], discarding)
             if slot is None:
                 return first
-            self._start(segment, first, until, slot, priority, wanted=-1)
+            self._start(segment, first, until, slot, priority)
             first = until
         return end
 
@@ -151,19 +155,82 @@ class Fetcher:
             block += 1
         return block
 
-    def _start(self, segment: ActiveSegment, first: int, end: int, slot: Slot, priority: Priority, wanted: int) -> Run:
+    def _start(
+        self,
+        segment: ActiveSegment,
+        first: int,
+        end: int,
+        slot: Slot,
+        priority: Priority,
+        *,
+        wanted: int = NOBODY,
+        force: bool = False,
+    ) -> Run:
+        """Begin a run; a reader waits for the block `wanted`.  With `force` no other node is asked."""
         run = Run(segment, first, end, slot, priority)
         for block in range(first, end):
             segment.runs[block] = run
             segment.failed.pop(block, None)
         self.in_flight += 1
-        self.lane(segment).held_bytes += slot.size
-        for piece in run.pieces:
-            # Of a pack only the wanted member is urgent: its neighbours come behind what other readers wait
-            # for.
-            urgent = piece.first <= wanted < piece.end
-            self._submit(piece, priority if urgent else run.unhurried)
+        lane = self.lane(segment)
+        lane.held_bytes += slot.size
+        lane.under_way += len(run.pieces)
+        segment.unfilled_runs += 1
+        if force:
+            self._fetch(run, wanted)
+        else:
+            self.claims.ask(run, partial(self._claimed, wanted=wanted))
         return run
+
+    def _claimed(self, run: Run, claim: Claim | None, *, wanted: int) -> None:
+        """The other nodes have been asked; None = there are no claims now."""
+        segment, behind, asked_end = run.segment, run.end, run.end
+        is_wanted = run.is_wanted  # before those who wait for more than there will be are sent to look again
+        if claim is not None and claim.end < asked_end:
+            behind = claim.end
+            self._cut(run, behind)
+        answer = Answer.GRANTED if claim is None else claim.answer
+        if answer is Answer.HELD and is_wanted:
+            if not self.claims.wait(run, partial(self._claimed, wanted=wanted)):
+                self._fetch(run, wanted)
+        elif answer is Answer.GRANTED and not any(segment.file.presence[run.first : run.end]):
+            self._fetch(run, wanted)
+        else:
+            if answer is Answer.GRANTED:  # some of it was filled meanwhile
+                behind = run.first
+            self._let_go(run)
+            self.filler.found(segment)
+        if behind < asked_end:
+            self.ahead(segment, behind, asked_end, asked_end - behind, Discarding.CONSUMED, run.unhurried)
+
+    def _fetch(self, run: Run, wanted: int) -> None:
+        """Ask the origin for the run."""
+        self.lane(run.segment).under_way -= len(run.pieces)
+        for piece in run.pieces:
+            # Of a pack only the wanted member is urgent: its neighbours come behind what other readers wait for.
+            is_urgent = piece.waiters or piece.first <= wanted < piece.end
+            self._submit(piece, Priority.READER if is_urgent else run.unhurried)
+
+    def _cut(self, run: Run, end: int) -> None:
+        """The blocks from `end` on are not fetched with the run."""
+        count = len(run.pieces)
+        run.cut(end)
+        self.lane(run.segment).pieces_ended(count - len(run.pieces))
+
+    def _let_go(self, run: Run) -> None:
+        """The run will not be fetched: another node has it, or is at it."""
+        self.claims.release(run)
+        self._cut(run, run.first)
+        self.lane(run.segment).run_ended(run.slot.size)
+        self.memory.give_back(run.slot)
+        run.segment.unfilled_runs -= 1
+        self._left()
+
+    def _left(self) -> None:
+        """A run waits for the origin no longer."""
+        self.in_flight -= 1
+        if not self.in_flight:
+            self._idle.unpark_all()
 
     def _submit(self, piece: Piece, priority: Priority) -> None:
         lane = self.lane(piece.run.segment)
@@ -173,10 +240,16 @@ class Fetcher:
         lane.pool.submit(piece.ticket, priority)
 
     def _promote(self, run: Run, block: int, priority: Priority) -> None:
-        """`block` has become more urgent: if its piece is still queued, it goes before everything that is less."""
+        """`block` is wanted, and how urgently.
+
+        If its piece is still queued, or its run is not claimed yet, it goes before everything that is less urgent.
+        """
         ticket = run.piece_of(block).ticket
-        if ticket is not None and ticket.is_queued:
+        if ticket is None:
+            self.claims.promote(run, priority)
+        elif ticket.is_queued:
             self.lane(run.segment).pool.submit(ticket, priority)
+        run.priority = min(run.priority, priority)
 
     # ---------------------------------------------------------------- in a worker thread
 
@@ -208,7 +281,7 @@ class Fetcher:
 
     def _ended(self, piece: Piece, error: DsfsError | None, seconds: float) -> None:
         segment = piece.run.segment
-        self.lane(segment).piece_ended()
+        self.lane(segment).pieces_ended(1)
         self.metrics.fetch_seconds.observe(seconds)
         if error is None:
             piece.is_done = True
@@ -249,14 +322,15 @@ class Fetcher:
         """One more piece is done or has failed."""
         run.unfinished -= 1
         if run.unfinished == 0:
-            self.in_flight -= 1
             self.lane(run.segment).run_ended(run.slot.size)
             self.filler.fill(run)
-            if not self.in_flight:
-                self._idle.unpark_all()
+            self._left()
 
     async def wait_for(self, piece: Piece, need: int, patience: Patience) -> None:
-        """Wait until the first `need` bytes of the piece are there; OriginError if they do not come in time."""
+        """Wait until the first `need` bytes of the piece are there, or will not come with it.
+
+        OriginError if they do not come in time.
+        """
         if piece.got >= need:
             return
         segment = piece.run.segment

@@ -1,9 +1,9 @@
 """Fill: memory -> backing directory, after the reader has its reply ("write-back", but nothing dirty ever
 exists).
 
-Concurrency: a worker thread of the backing pool writes one run: checksums, room, data, map, and the seal if
-the segment is complete.  The trio thread then notes the segment for the index and lets the run be discarded
-from memory.  Whatever goes wrong here costs a later fetch and never a reader.
+Concurrency: a worker thread of the backing pool writes one run: checksums, room, data, map, the end of its claim.  The
+trio thread then notes the segment for the index, lets the run be discarded from memory, and has the segment sealed if
+it is complete.  Whatever goes wrong here costs a later fetch and never a reader.
 """
 
 import errno
@@ -15,18 +15,22 @@ from functools import partial
 import trio
 from crc32c import crc32c
 
+from dsfs.cache.claims import Claims
+from dsfs.cache.health import BackingHealth
 from dsfs.cache.memory import Memory
 from dsfs.cache.pool import Bridge, Pool, Priority, Ticket
 from dsfs.cache.runs import ActiveSegment, Run
 from dsfs.metrics import Metrics
 from dsfs.model.blocks import extent, pages
-from dsfs.model.errors import BackingError, NoRoomError
+from dsfs.model.errors import BackingError, BlockLostError, NoRoomError
 from dsfs.storage.backing import BackingDirectory
+from dsfs.storage.claim import look, see
 from dsfs.storage.residency import ResidencyIndex, SegmentRecord
 from dsfs.storage.segment import State
 
 log = logging.getLogger(__name__)
 
+LOOK_S = 5.0  # so long after its own last fill, or a seal that had to wait, a node looks again at a segment
 INDEX_INTERVAL_S = 0.5  # the most the index lags behind the maps while the daemon runs
 
 
@@ -34,43 +38,54 @@ INDEX_INTERVAL_S = 0.5  # the most the index lags behind the maps while the daem
 class Filler:
     """Fills runs and keeps the residency index.
 
-    INVARIANT: `in_flight` is the number of runs and seals that wait for a thread or are in its hands.
+    INVARIANT: `in_flight` is the number of runs, looks and seals that wait for a thread or are in its hands.
     """
 
     memory: Memory
     pool: Pool
+    sealing_pool: Pool
     bridge: Bridge
     backing: BackingDirectory
+    health: BackingHealth
+    claims: Claims
     index: ResidencyIndex
     metrics: Metrics
 
     def __post_init__(self) -> None:
         self.in_flight = 0
         self._idle = trio.lowlevel.ParkingLot()
+        self._unsealed: set[ActiveSegment] = set()
         self._dirty: dict[str, SegmentRecord | ActiveSegment] = {}
         self._is_dirty = trio.Event()
         self._being_written: dict[str, SegmentRecord] = {}
         self._index_turn = trio.Lock()
+        self.health.on_silent.append(self.memory.give_up_fills)
 
     def fill(self, run: Run) -> None:
         """The run's pieces are done or have failed: write what came."""
         extents = _good_extents(run)
         if not extents:
             run.consumed = True  # nobody can want it
+            self.claims.release(run)
+            run.segment.unfilled_runs -= 1
             self.memory.settle(run)
             return
         self.in_flight += 1
         run.fill_ticket = Ticket(partial(self._fill, run, extents))
         self.memory.queued(run, partial(self._give_up, run, run.fill_ticket))
-        self.pool.submit(run.fill_ticket, run.unhurried)
+        if self.health.is_ok:
+            self.pool.submit(run.fill_ticket, run.unhurried)
+        else:
+            self._give_up(run, run.fill_ticket)
 
     def fill_again(self, run: Run) -> None:
         """The run is in memory, and was not filled, or was dropped since."""
         self.memory.unsettle(run)
+        run.segment.unfilled_runs += 1
         self.fill(run)
 
     def _give_up(self, run: Run, ticket: Ticket) -> None:
-        """Readers wait for room, and the backing directory is too slow."""
+        """The backing directory does not answer, or too slowly for the readers that wait for room."""
         if ticket.take():
             self._skipped(sum(piece.length for piece in run.pieces if piece.is_done), "slow")
             self._done(run, 0, filled=False)
@@ -78,20 +93,31 @@ class Filler:
     # ---------------------------------------------------------------- in a worker thread
 
     def _fill(self, run: Run, extents: list[tuple[int, int]]) -> None:
-        reserved = 0
-        filled = True
+        reserved, filled = 0, True
         try:
             for first, end in extents:  # each, also behind a failure
                 room = self._reserve(run, first, end)
                 reserved += room
-                filled = bool(room) and self._write(run, first, end) and filled
-            if filled:
-                self._seal(run.segment)
+                if not room:
+                    filled = False
+                    continue
+                if not self._is_filled(run, first, end):
+                    filled = self._write(run, first, end) and filled
         except Exception:
             filled = False
             log.exception("unexpected error while filling segment %s", run.segment.identity)
         finally:
             self.bridge.post(partial(self._done, run, reserved, filled=filled))
+
+    def _is_filled(self, run: Run, first: int, end: int) -> bool:
+        """Whether another node has filled meanwhile what was fetched without a claim."""
+        if run.claimed_s is not None:
+            return False
+        try:
+            found = see(run.segment.file, first, end)
+        except (OSError, BlockLostError):
+            return False  # the write will tell
+        return found is not None and found.end >= end
 
     def _reserve(self, run: Run, first: int, end: int) -> int:
         """Take the room of these blocks out of limit and floor; 0 if there is none."""
@@ -128,16 +154,26 @@ class Filler:
         return True
 
     def _seal(self, segment: ActiveSegment) -> None:
-        """Seal the segment if it is complete."""
-        file = segment.file
+        """Seal the segment: all of it may have to be read, so this has threads of its own."""
         try:
-            if file.state is State.FILLING and file.is_complete and file.seal():
+            if segment.file.seal():
                 self.metrics.seal_segments.add()
         except OSError as exc:
             log.warning("segment %s cannot be sealed: %s", segment.identity, exc)
             self._failed(exc, 0)
         except BackingError as exc:
             log.warning("segment %s cannot be sealed: %s", segment.identity, exc)
+        finally:
+            self.bridge.post(partial(self._sealed, segment))
+
+    def _look(self, segment: ActiveSegment) -> None:
+        """Learn what other nodes have filled: between them the segment may be complete."""
+        try:
+            look(segment.file)
+        except (OSError, BlockLostError) as exc:
+            log.info("segment %s: what others have filled cannot be seen: %s", segment.identity, exc)
+        finally:
+            self.bridge.post(partial(self._looked, segment))
 
     def _failed(self, exc: OSError, length: int) -> None:
         """The medium failed: fill nothing for a while."""
@@ -152,11 +188,72 @@ class Filler:
     # ---------------------------------------------------------------- on the trio thread again
 
     def _done(self, run: Run, reserved: int, *, filled: bool) -> None:
+        segment = run.segment
         run.filled = filled
-        self.changed(run.segment)
+        self.claims.release(run)
+        segment.unfilled_runs -= 1
+        self.changed(segment)
         self.backing.release(reserved)
         self.memory.settle(run)
+        self.complete(segment)
+        if not segment.unfilled_runs and not segment.file.is_complete:
+            self._unsealed.add(segment)  # other nodes may fill the rest
         self._ended()
+
+    def found(self, segment: ActiveSegment) -> None:
+        """Another node was seen to have filled blocks of the segment."""
+        self.changed(segment)
+        self.complete(segment)
+
+    def complete(self, segment: ActiveSegment) -> None:
+        """Seal the segment if all its blocks are resident, and it is not."""
+        if segment.file.state is not State.FILLING or not segment.file.is_complete:
+            return
+        if not self.health.is_ok:
+            self._unsealed.add(segment)
+            return
+        segment.wants_seal = True
+        if not segment.is_sealing:
+            segment.is_sealing, segment.wants_seal = True, False
+            self._begin(segment)
+            self.sealing_pool.submit(Ticket(partial(self._seal, segment)), Priority.AHEAD)
+
+    def _sealed(self, segment: ActiveSegment) -> None:
+        """The attempt has ended, well or not."""
+        segment.is_sealing = False
+        self.changed(segment)
+        if segment.wants_seal:  # by who wrote while it was looked whether nobody does
+            self.complete(segment)
+        elif segment.file.is_complete:
+            self._unsealed.add(segment)  # another node had a claim, or was at the seal itself
+        segment.release()
+        self._ended()
+
+    def _looked(self, segment: ActiveSegment) -> None:
+        self.found(segment)
+        segment.release()
+        self._ended()
+
+    async def keep_sealing(self) -> None:
+        """Service: looks again at segments that are not sealed though this node has filled all that it fetched."""
+        while True:
+            await trio.sleep(LOOK_S)
+            unsealed, self._unsealed = self._unsealed, set()
+            for segment in unsealed:
+                if segment.file.state is not State.FILLING:
+                    continue
+                if not self.health.is_ok:
+                    self._unsealed.add(segment)
+                elif segment.file.is_complete:
+                    self.complete(segment)
+                else:
+                    self._begin(segment)
+                    self.pool.submit(Ticket(partial(self._look, segment)), Priority.AHEAD)
+
+    def _begin(self, segment: ActiveSegment) -> None:
+        """A thread is about to use the segment."""
+        segment.users += 1
+        self.in_flight += 1
 
     def _ended(self) -> None:
         self.in_flight -= 1
@@ -176,10 +273,7 @@ class Filler:
             self._begin_account(segment)
         if segment.accounted_bytes != segment.file.resident_bytes:
             self.changed(segment)
-        if segment.file.state is State.FILLING and segment.file.is_complete:
-            segment.users += 1  # by the thread
-            self.in_flight += 1
-            self.pool.submit(Ticket(partial(self._seal_again, segment)), Priority.AHEAD)
+        self.complete(segment)  # a crash, or a fault of the medium, may have come between the last block and the seal
 
     def _begin_account(self, segment: ActiveSegment) -> None:
         segment.is_counted = True
@@ -191,17 +285,6 @@ class Filler:
         if isinstance(entry, ActiveSegment):
             return entry.accounted_bytes
         return entry.resident_bytes if entry else 0
-
-    def _seal_again(self, segment: ActiveSegment) -> None:
-        """A crash, or a fault of the medium, came between the last block and the seal."""
-        self._seal(segment)
-
-        def done() -> None:
-            self.changed(segment)
-            segment.release()
-            self._ended()
-
-        self.bridge.post(done)
 
     def changed(self, segment: ActiveSegment) -> None:
         """What is resident of the segment has changed: count it, and tell the index with the next batch."""

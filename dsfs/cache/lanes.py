@@ -17,8 +17,8 @@ from dsfs.storage.origin import Origin
 class Lane:
     """One origin's.
 
-    INVARIANT: `under_way` is the number of its pieces that are queued or in the hands of a thread, `held_bytes` the
-    size of the slots of its runs that wait for it.
+    INVARIANT: `under_way` is the number of its pieces that wait for a claim, are queued, or are in the hands of a
+    thread, `held_bytes` the size of the slots of its runs that wait for a claim or for it.
     """
 
     pool: Pool
@@ -42,9 +42,9 @@ class Lane:
         while self.under_way >= count:
             await self._less.park()
 
-    def piece_ended(self) -> None:
-        """One piece less is under way."""
-        self.under_way -= 1
+    def pieces_ended(self, count: int) -> None:
+        """So many pieces less are under way."""
+        self.under_way -= count
         self._less.unpark_all()
 
     def run_ended(self, slot_bytes: int) -> None:

@@ -22,12 +22,14 @@ from typing import Protocol, TypeVar
 
 import trio
 
+from dsfs.cache.catalogs import Catalogs
 from dsfs.cache.names import OriginNames, OriginPrefix
 from dsfs.model.errors import DsfsError, NotFoundError, OriginError, OriginTimeoutError
 from dsfs.model.objects import ObjectRef, identity_of
 from dsfs.storage.catalog import Catalog, Entry
 from dsfs.storage.catalog_build import build_catalog
-from dsfs.storage.generations import CATALOG, GenerationStore
+from dsfs.storage.catalog_format import Summary
+from dsfs.storage.generations import CATALOG, PlacedGeneration
 from dsfs.storage.listing import list_version
 from dsfs.storage.origin import Origin
 
@@ -60,12 +62,17 @@ class Dataset:
 
 @dataclass(eq=False)
 class Generation:
-    """One catalog in use; `path` is its file; `drifted`: keys the origin has other objects for since it was listed."""
+    """One catalog in use; `path` is its file; `drifted`: keys the origin has other objects for since it was listed.
+
+    `open_files` counts mapped ones too, `read_bytes` since the daemon started.
+    """
 
     version: "Version"
     catalog: Catalog
     path: Path
     drifted: set[str] = field(default_factory=set)
+    open_files: int = 0
+    read_bytes: int = 0
 
     @property
     def id(self) -> str:
@@ -148,14 +155,14 @@ class Library:
 
     def __init__(
         self,
-        store: GenerationStore,
+        catalogs: Catalogs,
         work_dir: Path,
         datasets: DatasetSource,
         nursery: trio.Nursery,
         names_ttl_s: float,
         list_timeout_s: float,
     ) -> None:
-        self._store = store
+        self._catalogs = catalogs
         self._work_dir = work_dir
         shutil.rmtree(work_dir, ignore_errors=True)  # a crash may have left what it was listing
         self._configured = datasets.configured
@@ -166,7 +173,7 @@ class Library:
         self._limiter = trio.CapacityLimiter(WORKERS)
         self._listings = trio.CapacityLimiter(LISTINGS)
         self._datasets: dict[str, Dataset] = {}
-        self._catalogs: dict[Path, Catalog] = {}
+        self._opened_catalogs: dict[Path, Catalog] = {}
         self._opening = threading.Lock()
         self._versions: dict[tuple[str, str], Version] = {}
         self._names = OriginNames(nursery, self._limiter, names_ttl_s)
@@ -178,13 +185,13 @@ class Library:
         known = set(self._configured)
         if self._home is None:
             return sorted(known)
-        return await self._listed(known | set(await self._run(self._store.datasets)), self._home)
+        return await self._named(known | await self._catalogs.datasets(), self._home)
 
     async def version_names(self, dataset: Dataset) -> list[str]:
         """All versions of the dataset; while the origin does not answer as `dataset_names`."""
-        return await self._listed(set(await self._run(partial(self._store.versions, dataset.name))), dataset.place)
+        return await self._named(await self._catalogs.versions(dataset.name), dataset.place)
 
-    async def _listed(self, known: set[str], place: OriginPrefix) -> list[str]:
+    async def _named(self, known: set[str], place: OriginPrefix) -> list[str]:
         try:
             return sorted(known | set(await self._names.at(place)))
         except OriginError:
@@ -196,7 +203,7 @@ class Library:
     async def dataset(self, name: str) -> Dataset:
         """The dataset; NotFoundError if there is none, OriginError if nobody can tell."""
         if name not in self._datasets:
-            is_known = name in self._configured or (self._home and name in await self._run(self._store.datasets))
+            is_known = name in self._configured or (self._home and name in await self._catalogs.datasets())
             if not is_known and (self._home is None or not await self._names.has(self._home, name)):
                 raise NotFoundError(f"there is no dataset {name!r}")
             self._datasets[name] = self._find_dataset(name)
@@ -208,7 +215,7 @@ class Library:
         if key not in self._versions:
             if (
                 not self._names.is_fresh(dataset.place, name)
-                and name not in await self._run(partial(self._store.versions, dataset.name))
+                and name not in await self._catalogs.versions(dataset.name)
                 and not await self._names.has(dataset.place, name)
             ):
                 raise NotFoundError(f"dataset {dataset.name!r} has no version {name!r}")
@@ -224,10 +231,10 @@ class Library:
 
     async def meet_catalogued(self) -> None:
         """Take every version that has a catalog here into `versions`."""
-        for name in await self._run(self._store.datasets):
+        for name in await self._catalogs.datasets():
             if name in self._configured or self._home is not None:
                 dataset = await self.dataset(name)
-                for version in await self._run(partial(self._store.versions, name)):
+                for version in await self._catalogs.versions(name):
                     self._versions.setdefault((name, version), Version(dataset, version)).is_catalogued = True
 
     async def generation(self, version: Version) -> Generation:
@@ -268,10 +275,13 @@ class Library:
     async def _make_ready(self, version: Version, ready: trio.Event, is_refresh: bool) -> None:
         version.error = None
         try:
-            path = None if is_refresh else await self._run(partial(self._placed, version))
-            if path is None:
-                path = await self._run(partial(self._list, version), self._listings)
-            current = await self._make_current(version, path)
+            names = version.dataset.name, version.name
+            placed = None if is_refresh else await self._catalogs.current(*names)
+            if placed is None:
+                async with self._catalogs.turn(*names):
+                    placed = None if is_refresh else await self._catalogs.current(*names)
+                    placed = placed or await self._listed(version)
+            current = await self._make_current(version, placed.path / CATALOG)
             if is_refresh:
                 current.drifted.clear()
         except NotFoundError as exc:  # nothing there (yet): no fault of anybody
@@ -301,17 +311,22 @@ class Library:
     def _opened(self, path: Path) -> Catalog:
         """In a worker thread: the catalog in that file, which LMDB opens only once in a process."""
         with self._opening:
-            if path not in self._catalogs:
-                self._catalogs[path] = Catalog(path)
-            return self._catalogs[path]
+            if path not in self._opened_catalogs:
+                self._opened_catalogs[path] = Catalog(path)
+            return self._opened_catalogs[path]
 
-    def _placed(self, version: Version) -> Path | None:
-        """In a worker thread: the file of the current generation, if there is one."""
-        placed = self._store.current(version.dataset.name, version.name)
-        return placed.path / CATALOG if placed else None
+    async def _listed(self, version: Version) -> PlacedGeneration:
+        """The generation that the origin has now."""
+        built, summary = await self._run(partial(self._list, version), self._listings)
+        names = version.dataset.name, version.name
+        current = await self._catalogs.current(*names)
+        if current is not None and current.generation == summary.generation:
+            await self._run(built.unlink)
+            return current
+        return await self._catalogs.add(*names, built, asdict(summary))
 
-    def _list(self, version: Version) -> Path:
-        """In a worker thread: the file of the generation that the origin has now."""
+    def _list(self, version: Version) -> tuple[Path, Summary]:
+        """In a worker thread: a catalog of what the origin has now."""
         dataset = version.dataset
         began = time.monotonic()
         prefix = f"{dataset.prefix}{version.name}/"
@@ -330,11 +345,7 @@ class Library:
             "%s/%s: %d files listed in %.1f s, generation %s",
             dataset.name, version.name, summary.files, time.monotonic() - began, summary.generation,
         )  # fmt: skip
-        current = self._store.current(dataset.name, version.name)
-        if current is not None and current.generation == summary.generation:
-            built.unlink()
-            return current.path / CATALOG
-        return self._store.add(dataset.name, version.name, built, asdict(summary)).path / CATALOG
+        return built, summary
 
     async def segment_identities(self, version: Version) -> list[str]:
         """Every segment of every generation of the version, also of those no longer in use."""
@@ -345,7 +356,7 @@ class Library:
     def _identities(self, version: Version) -> list[str]:
         """In a worker thread."""
         found: dict[str, None] = {}
-        for path in self._store.catalogs(version.dataset.name, version.name):
+        for path in self._catalogs.store.catalogs(version.dataset.name, version.name):
             found.update((identity, None) for identity, _, _ in self._opened(path).segments())
         return list(found)
 
@@ -353,5 +364,5 @@ class Library:
         return await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=limiter or self._limiter)
 
     def close(self) -> None:
-        for catalog in self._catalogs.values():
+        for catalog in self._opened_catalogs.values():
             catalog.close()

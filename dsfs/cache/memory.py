@@ -26,6 +26,7 @@ from dsfs.model.blocks import RUN
 # What the origin's library holds for each connection: its pieces are copied into slots as they come.
 CONNECTION_BYTES = 512 * 1024
 RESIDENT_BYTES = 4 * RUN  # a slot of a mebibyte (the kernel's largest READ) for each thread of the backing pool
+MOST_FILLS = 8
 PATIENCE_S = 2.0  # a fill that has been queued for so long is given up when a reader waits for memory
 
 
@@ -37,6 +38,14 @@ def shares(limit_bytes: int, connections: int) -> tuple[int, int]:
     left_bytes = limit_bytes - min(connections * CONNECTION_BYTES, limit_bytes // 2)
     resident_bytes = min(RESIDENT_BYTES, left_bytes // 4)
     return left_bytes - resident_bytes, resident_bytes
+
+
+def fills_at_once(limit_bytes: int) -> int:
+    """How many threads may fill out of a budget of so many bytes.
+
+    While the backing directory is silent each may hang with a run in its hands, and half is to be left for readers.
+    """
+    return max(1, min(MOST_FILLS, limit_bytes // (2 * RUN)))
 
 
 class Discarding(IntEnum):
@@ -139,6 +148,11 @@ class Memory:
     def queued(self, run: Run, give_up: Callable[[], None]) -> None:
         """The run waits to be filled; `give_up` lets it go unfilled (and settles it)."""
         self._queued_fills[run] = (trio.current_time(), give_up)
+
+    def give_up_fills(self) -> None:
+        """Let every queued fill go: the backing directory does not answer."""
+        for _, give_up in list(self._queued_fills.values()):
+            give_up()
 
     def settle(self, run: Run) -> None:
         """No worker touches the run any more."""

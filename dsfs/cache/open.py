@@ -25,10 +25,9 @@ class Opener:
 
     async def open(self, generation: Generation, entry: Entry) -> OpenFile:
         """The file, with its segment kept open until `release`."""
-        if entry.size == 0:
-            return OpenFile(None, 0, 0)
-        segment = await self.segment(generation, entry)
-        return OpenFile(segment, entry.offset, entry.size)
+        segment = await self.segment(generation, entry) if entry.size else None
+        generation.open_files += 1
+        return OpenFile(generation, segment, entry.offset, entry.size)
 
     async def segment(self, generation: Generation, entry: Entry) -> ActiveSegment:
         """The opened segment that holds the file; the caller is to release it."""
@@ -40,6 +39,7 @@ class Opener:
         return await self.segments.of_object(origin, obj, generation.identity_of(entry), version.note_drift)
 
     def release(self, file: OpenFile) -> None:
+        file.generation.open_files -= 1
         if file.segment is not None:
             file.segment.release()
 

@@ -17,12 +17,14 @@ from functools import partial
 from dsfs.cache.ahead import Readahead
 from dsfs.cache.fetch import Fetcher, Patience
 from dsfs.cache.fill import Filler
+from dsfs.cache.health import BackingHealth
+from dsfs.cache.library import Generation
 from dsfs.cache.memory import Memory
 from dsfs.cache.pool import Pool
 from dsfs.cache.runs import ActiveSegment, Run
 from dsfs.metrics import Metrics
 from dsfs.model.blocks import BLOCK, RUN, UniformBlocks, extent
-from dsfs.model.errors import BlockLostError
+from dsfs.model.errors import BackingSilentError, BlockLostError
 from dsfs.model.readahead import Stream
 from dsfs.storage.segment import State
 
@@ -35,6 +37,7 @@ Buffer = bytes | bytearray | memoryview
 class OpenFile:
     """An open file of `size` bytes from `offset` of its segment (0 for a large object); no segment if it is empty."""
 
+    generation: Generation
     segment: ActiveSegment | None
     offset: int
     size: int
@@ -51,6 +54,7 @@ class Reader:
     memory: Memory
     resident_memory: Memory
     pool: Pool
+    health: BackingHealth
     metrics: Metrics
     inline: bool  # the backing directory is local: its page cache may be asked without leaving the trio thread
 
@@ -142,11 +146,14 @@ class Reader:
         piece = run.piece_of(block)
         piece_start = run.offset + piece.at
         stop = min(end, piece_start + piece.length)
+        need = stop - piece_start
         run.users += 1
         try:
-            await self.fetcher.wait_for(piece, stop - piece_start, patience)
+            await self.fetcher.wait_for(piece, need, patience)
         finally:
             self.memory.leave(run)
+        if need > piece.length:
+            return b""
         at = offset - run.offset
         run.delivered_bytes += stop - offset
         if run.delivered_bytes >= run.length:
@@ -170,12 +177,15 @@ class Reader:
         state = file.state
         got: Buffer
         try:
-            if state is State.SEALED:
-                segment.users += 1  # by the thread: it may be inside for longer than this task
-                work = partial(file.read_sealed, offset, stop - offset)
-                got = await self.pool.run(work, after=segment.release) or b""
-            else:
-                got = await self._filling(segment, first, last + 1, offset, stop)
+            with self.health.patience():
+                if state is State.SEALED:
+                    segment.users += 1  # by the thread: it may be inside for longer than this task
+                    work = partial(file.read_sealed, offset, stop - offset)
+                    got = await self.pool.run(work, after=segment.release) or b""
+                else:
+                    got = await self._filling(segment, first, last + 1, offset, stop)
+        except BackingSilentError:
+            return await self._fetched(segment, offset, end, 0, patience, force=True)
         except (OSError, BlockLostError) as exc:
             if self._lost(segment, exc, state):
                 return await self._fetched(segment, offset, end, 0, patience, force=True)

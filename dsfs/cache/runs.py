@@ -14,13 +14,15 @@ INVARIANT: `segment.runs[b] is run` implies run.first <= b < run.end, and the ru
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import trio
 
 from dsfs.cache.pool import Priority, Ticket
 from dsfs.cache.slot import Slot
+from dsfs.model.blocks import extent
 from dsfs.model.errors import DsfsError
 from dsfs.model.objects import ObjectRef
 from dsfs.storage.origin import Origin
@@ -34,12 +36,12 @@ class Piece:
     """`length` bytes of `obj` from `object_offset`, for the blocks first..end-1.
 
     They go to offset `at` of the run's slot.  `fault`: how the last attempt failed, if one did; `error`: why the
-    piece will never come.
+    piece will never come.  `length` becomes less when another node is found to have the rest.
     """
 
     __slots__ = (
-        "at", "attempts", "end", "error", "fault", "first", "got", "is_done", "length", "obj", "object_offset", "run",
-        "ticket", "waiters",
+        "at", "attempts", "end", "error", "fault", "first", "got", "is_done", "length", "obj", "object_offset",
+        "run", "ticket", "waiters",
     )  # fmt: skip
 
     def __init__(
@@ -61,8 +63,11 @@ class Piece:
         self.waiters: list[tuple[int, trio.lowlevel.Task]] = []
 
     async def wait_got(self, need: int) -> None:
-        """Wait until the first `need` bytes are in the slot; raises the error if they never will be."""
-        while self.got < need:
+        """Wait until the first `need` bytes are in the slot, or the piece has become shorter.
+
+        Raises the error if they never will be there.
+        """
+        while self.got < need <= self.length:
             if self.error is not None:
                 raise self.error.with_traceback(None)
             waiter = (need, trio.lowlevel.current_task())
@@ -81,10 +86,16 @@ class Piece:
         """Go on with those who have what they waited for (all, after an error)."""
         if self.waiters:
             got = self.length if self.error is not None else self.got
-            ready = [waiter for waiter in self.waiters if waiter[0] <= got]
-            self.waiters = [waiter for waiter in self.waiters if waiter[0] > got]
+            ready = [waiter for waiter in self.waiters if waiter[0] <= got or waiter[0] > self.length]
+            self.waiters = [waiter for waiter in self.waiters if got < waiter[0] <= self.length]
             for _, task in ready:
                 trio.lowlevel.reschedule(task)
+
+    def cut(self, end: int) -> None:
+        """The blocks from `end` on will not come: whoever waits for them looks again."""
+        self.end = max(self.first, min(self.end, end))
+        self.length = extent(self.run.segment.file.blocks, self.first, self.end)[1] if self.end > self.first else 0
+        self.wake()
 
 
 class Run:
@@ -92,13 +103,14 @@ class Run:
 
     `users`: readers that wait for it or copy from it; `unfinished`: pieces neither done nor failed; `consumed`:
     readers had as many bytes as it has (READs of one stream come out of order, so its last byte tells nothing);
-    `filled`: all its blocks are resident; `length`: bytes of data, without the padding of a pack; `priority`: what it
-    was started with.
+    `filled`: all its blocks are resident; `length`: bytes of data, without the padding of a pack; `priority`: the most
+    urgent it was wanted with; `claimed_s`: since when this node has a claim on it; `held_since_s`: since when another
+    node has, which was asked for `refusals` times.
     """
 
     __slots__ = (
-        "consumed", "delivered_bytes", "end", "fill_ticket", "filled", "first", "length", "offset", "pieces",
-        "priority", "segment", "slot", "unfinished", "users",
+        "claimed_s", "consumed", "delivered_bytes", "end", "fill_ticket", "filled", "first", "held_since_s", "length",
+        "offset", "pieces", "priority", "refusals", "segment", "slot", "unfinished", "users",
     )  # fmt: skip
 
     def __init__(self, segment: ActiveSegment, first: int, end: int, slot: Slot, priority: Priority) -> None:
@@ -113,9 +125,29 @@ class Run:
         self.delivered_bytes = 0
         self.unfinished = len(self.pieces)
         self.users = 0
-        self.consumed = False
+        self.consumed = priority is Priority.WARM  # filled, it is the first to go
         self.filled = False
         self.fill_ticket: Ticket | None = None
+        self.claimed_s: float | None = None
+        self.held_since_s: float | None = None
+        self.refusals = 0
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether a reader waits for it."""
+        return any(piece.waiters for piece in self.pieces)
+
+    def cut(self, end: int) -> None:
+        """Leave the blocks from `end` on to others: who waits for them looks again.  Nothing may be under way yet."""
+        for block in range(end, self.end):
+            if self.segment.runs.get(block) is self:
+                del self.segment.runs[block]
+        for piece in self.pieces:
+            piece.cut(end)
+        self.end = end
+        self.pieces = [piece for piece in self.pieces if piece.length]
+        self.unfinished = len(self.pieces)
+        self.length = sum(piece.length for piece in self.pieces)
 
     @property
     def unhurried(self) -> Priority:
@@ -151,17 +183,37 @@ class LastFetch:
     attempts: int
 
 
+@dataclass(slots=True)
+class Others:
+    """What is known of the other nodes at one segment; see claims.py.
+
+    `unclaimed`: runs that they are to be asked about, by the thread that has `ticket`; `released`: blocks whose claims
+    are to be given up before; `news_s`: when blocks were last learned from them, of which there were `learned_blocks`;
+    `distrusted_until_s`: until then nobody waits for their claims.
+    """
+
+    unclaimed: deque[Run] = field(default_factory=deque)
+    released: deque[tuple[int, int]] = field(default_factory=deque)
+    ticket: Ticket | None = None
+    learned_blocks: int = 0
+    news_s: float = 0.0
+    distrusted_until_s: float = 0.0
+
+
 class ActiveSegment:
     """A segment in use.
 
     `users`: open files and reads; `misses`: how often one of its blocks was wanted and not there;
     `accounted_bytes`: what of it is counted in the backing directory's account; `is_counted`: that has begun;
-    `is_touched`: a reader was in this pack; `is_wished`: all of it is to be fetched.
+    `is_touched`: a reader was in this pack; `is_wished`: all of it is to be fetched; `unfilled_runs`: runs on their way
+    from the question for a claim to the end of their fill; `is_sealing`: a thread is at the seal; `wants_seal`: once
+    more after it.
     """
 
     __slots__ = (
-        "accounted_bytes", "failed", "file", "identity", "is_counted", "is_touched", "is_wished", "last_error",
-        "last_fetch", "misses", "runs", "source", "users",
+        "accounted_bytes", "failed", "file", "identity", "is_counted", "is_sealing", "is_touched", "is_wished",
+        "last_error", "last_fetch", "misses", "others", "runs", "source", "unfilled_runs", "users",
+        "wants_seal",
     )  # fmt: skip
 
     def __init__(self, file: SegmentFile, source: Source) -> None:
@@ -175,6 +227,9 @@ class ActiveSegment:
         self.is_counted = False
         self.is_touched = False
         self.is_wished = False
+        self.is_sealing = self.wants_seal = False
+        self.unfilled_runs = 0
+        self.others = Others()
         self.failed: dict[int, tuple[float, DsfsError]] = {}
         self.last_fetch: LastFetch | None = None
         self.last_error: tuple[float, str] | None = None

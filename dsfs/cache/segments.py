@@ -16,9 +16,11 @@ from typing import Protocol
 
 import trio
 
+from dsfs.cache.health import BackingHealth
 from dsfs.cache.pool import Pool, Priority, Ticket
 from dsfs.cache.runs import ActiveSegment, Piece, Run, Source
 from dsfs.model.blocks import BLOCK, BlockTable, PackBlocks, UniformBlocks
+from dsfs.model.errors import BackingSilentError
 from dsfs.model.objects import ObjectRef
 from dsfs.storage.backing import BackingDirectory
 from dsfs.storage.catalog import Catalog, Pack
@@ -91,9 +93,10 @@ class Keeper(Protocol):
 class SegmentTable:
     """All segments in use, by identity."""
 
-    def __init__(self, backing: BackingDirectory, pool: Pool, keeper: Keeper) -> None:
+    def __init__(self, backing: BackingDirectory, pool: Pool, health: BackingHealth, keeper: Keeper) -> None:
         self._backing = backing
         self._pool = pool
+        self._health = health
         self._keeper = keeper
         self._active: OrderedDict[str, ActiveSegment] = OrderedDict()
         self._leaving: set[str] = set()
@@ -146,9 +149,12 @@ class SegmentTable:
             while segment.identity in self._leaving:
                 await self._left.park()
             if segment.file.state is State.CLOSED:
-                segment.users += 1  # by the thread: it may be inside for longer than this task
                 try:
-                    await self._pool.run(segment.file.open, after=partial(self._was_opened, segment))
+                    with self._health.patience():
+                        segment.users += 1  # by the thread: it may be inside for longer than this task
+                        await self._pool.run(segment.file.open, after=partial(self._was_opened, segment))
+                except BackingSilentError as exc:
+                    log.info("segment %s is not opened: %s", segment.identity, exc)
                 except OSError as exc:
                     log.warning("segment %s cannot be opened: %s", segment.identity, exc)
         except BaseException:

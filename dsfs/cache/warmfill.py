@@ -12,20 +12,22 @@ warm.
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import trio
 
 from dsfs.cache.fetch import Fetcher
 from dsfs.cache.fill import Filler
+from dsfs.cache.health import BackingHealth
 from dsfs.cache.memory import Discarding, Memory
 from dsfs.cache.pool import Pool, Priority
 from dsfs.cache.runs import ActiveSegment, Run
 from dsfs.cache.warmplan import Stretch
 from dsfs.model.blocks import BLOCK, UniformBlocks, extent, pages
-from dsfs.model.errors import DriftedError, NoRoomError
+from dsfs.model.errors import BackingSilentError, BlockLostError, DriftedError, NoRoomError
 from dsfs.model.warming import Course, Move
 from dsfs.storage.backing import BackingDirectory
-from dsfs.storage.segment import State
+from dsfs.storage.claim import look
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +87,7 @@ class WarmFiller:
     memory: Memory
     pool: Pool
     backing: BackingDirectory
+    health: BackingHealth
     connections: int
     window_bytes: int
     _flying: dict[Run, Visit] = field(default_factory=dict)
@@ -92,13 +95,15 @@ class WarmFiller:
     async def look(self, visit: Visit) -> None:
         """Learn what other nodes have done to the segment since it was opened."""
         segment = visit.segment
-        segment.users += 1  # by the thread
         try:
-            await self.pool.run(segment.file.open, Priority.WARM, after=segment.release)
-        except OSError as exc:
+            with self.health.patience():
+                segment.users += 1  # by the thread
+                await self.pool.run(partial(look, segment.file), Priority.WARM, after=segment.release)
+        except BackingSilentError as exc:
+            visit.course.failed(str(exc), trio.current_time())
+        except (OSError, BlockLostError) as exc:
             log.info("segment %s cannot be looked at: %s", segment.identity, exc)
-        if segment.file.state is not State.CLOSED:
-            self.filler.opened(segment)
+        self.filler.found(segment)
 
     async def start(self, visit: Visit) -> set[Run]:
         """Have what is missing fetched and filled; returns the runs in which it comes, also those of others."""
@@ -167,7 +172,6 @@ class WarmFiller:
         for place in range(block, reached):
             run = segment.runs.get(place)
             if run is not None and run.priority is Priority.WARM and run not in self._flying:
-                run.consumed = True  # filled, it is the first to go
                 self._flying[run] = visit
         return reached > block
 
@@ -195,7 +199,11 @@ class WarmFiller:
             self.backing.release(needed)
             return ""
 
-        reason = await self.pool.run(ask, Priority.WARM)
+        try:
+            with self.health.patience():
+                reason = await self.pool.run(ask, Priority.WARM)
+        except BackingSilentError as exc:
+            reason = str(exc)
         if reason:
             course.failed(reason, trio.current_time())
         return not reason

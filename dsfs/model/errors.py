@@ -70,6 +70,10 @@ class BackingError(DsfsError):
     """The backing directory cannot be used (unknown format, wrong owner, not a directory)."""
 
 
+class BackingSilentError(BackingError):
+    """The backing directory does not answer: what it holds is asked of the origin.  Never reaches a reader."""
+
+
 class BlockLostError(BackingError):
     """A block that was thought resident is not there, or not what was written: a miss, never an error to a reader."""
 

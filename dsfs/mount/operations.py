@@ -276,8 +276,9 @@ class Operations(pyfuse3.Operations):
     @answers
     async def read(self, fh: int, offset: int, size: int) -> bytes:
         began = time.perf_counter()
+        file = self._files[fh]
         try:
-            got = await self.reader.read(self._files[fh], offset, size)
+            got = await self.reader.read(file, offset, size)
         except Exception as exc:
             number = exc.errno if isinstance(exc, DsfsError) else errno.EIO  # as `answers` replies
             self.metrics.read_errors.add(label=errno.errorcode[number])
@@ -286,6 +287,7 @@ class Operations(pyfuse3.Operations):
             self.metrics.read_seconds.observe(time.perf_counter() - began)
             self.metrics.read_requests.add()
         self.metrics.read_bytes.add(len(got))
+        file.generation.read_bytes += len(got)
         return cast(bytes, got)  # pyfuse3 takes any buffer and replies before anything else runs
 
     async def flush(self, fh: int) -> None:

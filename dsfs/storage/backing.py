@@ -2,7 +2,9 @@
 
     dsfs.json                                        format version, cluster id
     versions/<name>/<version>/<generation>/          catalog.mdb, summary.json: immutable
+    turns/                                           see turn.py
     segments/<aa>/<identity>[.part|.map|.sum]        see segment.py
+    nodes/<node>/                                    see nodes.py
 
 Concurrency: blocking calls, safe to use from several threads; `_lock` guards the account of bytes.
 """
@@ -21,7 +23,9 @@ from dsfs.model.blocks import BlockTable
 from dsfs.model.errors import BackingError, NoRoomError
 from dsfs.model.retry import Pause
 from dsfs.storage.faultpoint import reach
-from dsfs.storage.filesystem import GONE, NEW, file_system_of, is_abandoned, remove
+from dsfs.storage.filesystem import GONE, NEW, file_system_of, is_unfinished, remove
+from dsfs.storage.filling import remove_all
+from dsfs.storage.leftovers import abandoned
 from dsfs.storage.segment import SegmentFile
 
 FORMAT = 1
@@ -96,7 +100,7 @@ class BackingDirectory:
         """Folders, and nothing that a crash left.  Readers need neither: a fault here only pauses the fills."""
         try:
             self._make_folders()
-            for name in filter(is_abandoned, os.listdir(self.path)):
+            for name in abandoned(self.path, filter(is_unfinished, os.listdir(self.path))):
                 remove(self.path / name)
         except OSError as exc:
             self.failed(exc)
@@ -115,22 +119,21 @@ class BackingDirectory:
             new.unlink(missing_ok=True)
 
     def _make_folders(self) -> None:
-        for name in ("segments", "versions"):
+        for name in ("segments", "turns", "versions", "nodes"):
             reach("backing.folder")
             (self.path / name).mkdir(exist_ok=True)
 
     # ---------------------------------------------------------------- layout
 
     def segment(self, identity: str, blocks: BlockTable) -> SegmentFile:
-        return SegmentFile(
-            self.path / "segments" / identity[:2] / identity, identity, blocks, self.file_system
-        )
+        return SegmentFile(self._segment_path(identity), identity, blocks, self.file_system)
+
+    def _segment_path(self, identity: str) -> Path:
+        return self.path / "segments" / identity[:2] / identity
 
     def remove_segment(self, identity: str) -> None:
-        """Remove all files of a segment that nobody has open; OSError if one of them cannot be removed."""
-        for suffix in ("", ".sum", ".map", ".part"):
-            reach("segment.remove")
-            (self.path / "segments" / identity[:2] / f"{identity}{suffix}").unlink(missing_ok=True)
+        """Remove all files of a segment that nobody here has open; OSError if one of them cannot be removed."""
+        remove_all(self._segment_path(identity), self.file_system)
 
     def segment_files(self) -> Iterator[os.DirEntry[str]]:
         """Every file below segments/, two levels deep; names that begin with a dot (.snapshot, .nfs*) are not ours."""
@@ -148,6 +151,21 @@ class BackingDirectory:
     def generations(self) -> Path:
         """Where the catalogs of all versions lie."""
         return self.path / "versions"
+
+    @property
+    def turns(self) -> Path:
+        """Where the files lie that nodes lock when it is their turn."""
+        return self.path / "turns"
+
+    @property
+    def nodes(self) -> Path:
+        """Where the nodes see each other."""
+        return self.path / "nodes"
+
+    @property
+    def requests(self) -> Path:
+        """Where it is said what all nodes are to warm; made when it is needed."""
+        return self.path / "requests"
 
     # ---------------------------------------------------------------- room
 
@@ -174,6 +192,11 @@ class BackingDirectory:
             if length >= self._refused_bytes:
                 self._refused_bytes = 1
             self._reserved_bytes += length
+
+    def check_room(self, length: int) -> None:
+        """NoRoomError if `reserve` would refuse.  Waits for the file system, as that does."""
+        self.reserve(length)
+        self.release(length)
 
     def _refusal(self, length: int, measured: Statvfs) -> tuple[str, str] | None:
         """Why there is no room for `length` bytes, in a sentence and in the word of NoRoomError; None if there is."""
@@ -226,6 +249,11 @@ class BackingDirectory:
         with self._lock:
             refusal = self._refusal(self._refused_bytes, measured)
             return self._pause.reason or (refusal[0] if refusal else "")
+
+    def probe(self) -> None:
+        """Ask the server something that no client answers by itself; OSError if it says no.  Waits for it."""
+        reach("backing.probe")
+        os.statvfs(self.path)
 
     def space(self) -> tuple[int, int, int]:
         """(total, free, floor) in bytes; OSError if the directory is gone.  Waits for the file system."""

@@ -64,6 +64,27 @@ class BlockMap:
         """A byte a block: `mark` where it is present, else 0."""
         return bytes(mark if state == PRESENT else 0 for state in self.records[1::2])
 
+    def learn(self, first: int, records: bytes) -> list[int]:
+        """Take up records, as they stand in the file from `first` on, of blocks that were absent; returns those blocks.
+
+        What is present here stays: `records` may have been read before it was written.
+        """
+        if records == self.encode(first, first + len(records) // RECORD_SIZE):
+            return []
+        whole = array("I", records[: len(records) // RECORD_SIZE * RECORD_SIZE])
+        found = [
+            first + place
+            for place, state in enumerate(whole[1::2])
+            if state == PRESENT and self.checksum(first + place) is None
+        ]
+        for block in found:
+            self.set(block, whole[2 * (block - first)])
+        return found
+
+    def restore(self, first: int, records: bytes) -> None:
+        """Take back what `encode` gave before."""
+        self.records[2 * first : 2 * first + len(records) // 4] = array("I", records)
+
     def encode(self, first: int, end: int) -> bytes:
         """The records first..end-1 as they stand in the file at `position(first)`."""
         return self.records[2 * first : 2 * end].tobytes()

@@ -4,10 +4,13 @@ Concurrency: blocking calls, safe to use from several threads at once.
 """
 
 import contextlib
+import ctypes
 import errno
 import fcntl
+import itertools
 import os
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,12 +45,18 @@ def file_system_of(path: Path) -> FileSystem:
 
 
 # Ends the name of what this process has not completed yet.  Unlike a pid it never comes again, on another node or after
-# a restart in a container: what a crash left can be told apart.
+# a restart in a container.
 NEW = f".new-{uuid.uuid4().hex[:12]}"
+_numbers = itertools.count()
 
 
-def is_abandoned(name: str) -> bool:
-    """Whether the name is of something that another process, by now dead, was about to complete."""
+def unfinished(path: Path) -> Path:
+    """A name beside `path` for what is to become it: another one each time."""
+    return path.with_name(f"{path.name}.{next(_numbers)}{NEW}")
+
+
+def is_unfinished(name: str) -> bool:
+    """Whether the name is of something that another process has not completed, and will not if it is dead."""
     return ".new-" in name and not name.endswith(NEW)
 
 
@@ -59,6 +68,69 @@ def remove(path: Path) -> None:
     except OSError as exc:
         if exc.errno not in GONE:
             raise
+
+
+_AT_FDCWD = -100
+_AT_EMPTY_PATH = 0x1000
+_AT_STATX_FORCE_SYNC = 0x2000
+_STATX_BASIC_STATS = 0x7FF
+_statx = ctypes.CDLL(None, use_errno=True).statx
+_statx_result = ctypes.c_char * 256
+
+
+def refresh_names(folder: Path, fs: FileSystem) -> None:
+    """Make an NFS client ask the server for the names in `folder` when they are looked up next (1 GETATTR).
+
+    A name that was looked up too early, and one that was removed since, would be believed for 30 s and more.  With
+    NFSv3 it still is if both, the look and the change, came within one tick of the server's clock (4 or 10 ms): by the
+    ctime alone it tells of changes.  Then a segment is fetched twice; touching the folder would not help, since a
+    client takes what it has done itself for all there was.
+    """
+    if not fs.is_network:
+        return
+    reach("file.refresh")
+    with contextlib.suppress(FileNotFoundError):
+        _ask_server(_AT_FDCWD, os.fsencode(folder), 0)
+
+
+def refresh_attributes(fd: int) -> None:
+    """Make an NFS client ask the server for the attributes of the open file (1 GETATTR)."""
+    _ask_server(fd, b"", _AT_EMPTY_PATH)
+
+
+def _ask_server(fd: int, path: bytes, flags: int) -> None:
+    if _statx(fd, path, _AT_STATX_FORCE_SYNC | flags, _STATX_BASIC_STATS, _statx_result()) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), os.fsdecode(path))
+
+
+def open_existing(path: Path, fs: FileSystem) -> int | None:
+    """The file, opened for reading; None if there is none, which an NFS client is not believed before it has asked."""
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as exc:
+        if exc.errno not in GONE:
+            raise
+    if not fs.is_network:
+        return None
+    refresh_names(path.parent, fs)
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as exc:
+        if exc.errno not in GONE:
+            raise
+    return None
+
+
+def link_open(fd: int, path: Path) -> None:
+    """Give an open file one more name; FileNotFoundError if it has none any more."""
+    try:
+        # With a src_dir_fd, which an absolute path ignores, os.link follows the link that /proc has for the file.
+        os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)
+    except OSError as exc:
+        if exc.errno not in GONE:
+            raise
+        raise FileNotFoundError(exc.errno, exc.strerror, os.fspath(path)) from exc
 
 
 def is_there(path: Path) -> bool:
@@ -74,7 +146,24 @@ def is_there(path: Path) -> bool:
 
 def replace_file(path: Path, content: bytes) -> None:
     """Make `content` the file at `path` by a rename, flushed before it: nobody ever meets a half."""
-    new = path.with_name(path.name + NEW)
+    with _flushed(path, content) as new:
+        reach("file.rename")
+        os.rename(new, path)
+
+
+def place_file(path: Path, content: bytes) -> None:
+    """The same, but a file that is there already stays: of several nodes the first one's holds for all."""
+    with _flushed(path, content) as new:
+        reach("file.link")
+        with contextlib.suppress(FileExistsError):
+            os.link(new, path)
+        remove(new)
+
+
+@contextlib.contextmanager
+def _flushed(path: Path, content: bytes) -> Iterator[Path]:
+    """A new file with that content beside `path`, on its medium; removed if it does not get its name."""
+    new = unfinished(path)
     try:
         reach("file.create")
         fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
@@ -87,8 +176,7 @@ def replace_file(path: Path, content: bytes) -> None:
             os.fsync(fd)
         finally:
             os.close(fd)
-        reach("file.rename")
-        os.rename(new, path)
+        yield new
     except OSError:
         with contextlib.suppress(OSError):
             remove(new)
@@ -117,7 +205,8 @@ class DirectFile:
             self.is_direct = False
         if size is not None:
             try:
-                self.resize(size)
+                if os.fstat(self.fd).st_size < size:  # another node may have made it, and even have sealed it by now
+                    self.resize(size)
             except BaseException:
                 os.close(self.fd)
                 raise

@@ -7,15 +7,28 @@ import logging
 import os
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from dsfs.model.blocks import BlockTable
+from dsfs.model.errors import BlockLostError
 from dsfs.storage import blockmap
 from dsfs.storage.blockmap import BlockMap, DamagedMapError, MapHeader
 from dsfs.storage.faultpoint import reach
-from dsfs.storage.filesystem import GONE, DirectFile, FileSystem, remove, replace_file
+from dsfs.storage.filesystem import (
+    GONE,
+    DirectFile,
+    FileSystem,
+    is_there,
+    open_existing,
+    place_file,
+    refresh_names,
+    remove,
+    replace_file,
+)
 from dsfs.storage.openfiles import OpenFiles
+from dsfs.storage.rangelock import CANNOT_LOCK, SEAL, locked_by_others, try_lock, unlock
 from dsfs.storage.sealed import Stamp, stamp_of
 
 log = logging.getLogger(__name__)
@@ -30,16 +43,6 @@ def beside(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
 
 
-def read_records(path: Path, suffix: str, blocks: BlockTable) -> tuple[MapHeader, BlockMap]:
-    """What the `.map` or `.sum` says; DamagedMapError if that is nothing or nonsense."""
-    reach("segment.read_map")
-    try:
-        content = beside(path, suffix).read_bytes()
-    except FileNotFoundError:
-        raise DamagedMapError("there are none") from None
-    return blockmap.decode(content, path.name, len(blocks), blocks.size, sealed=suffix == ".sum")
-
-
 def remove_waste(path: Path, *suffixes: str) -> None:
     """Remove files of the segment that are of no use any more; what stays is waste."""
     for suffix in suffixes:
@@ -47,6 +50,14 @@ def remove_waste(path: Path, *suffixes: str) -> None:
             remove(beside(path, suffix))
         except OSError as exc:
             log.info("segment %s%s cannot be removed: %s", path.name, suffix, exc)
+
+
+def remove_all(path: Path, fs: FileSystem) -> None:
+    """Remove all files of the segment; OSError if one of them cannot be removed."""
+    refresh_names(path.parent, fs)  # a name of another node's might be believed not to be there
+    for suffix in ("", ".sum", ".map", ".part"):
+        reach("segment.remove")
+        remove(beside(path, suffix))
 
 
 def write_sum(path: Path, blocks: BlockTable, block_map: BlockMap, stamp: Stamp) -> None:
@@ -57,10 +68,10 @@ def write_sum(path: Path, blocks: BlockTable, block_map: BlockMap, stamp: Stamp)
     replace_file(beside(path, ".sum"), blockmap.encode_header(header, records) + records)
 
 
-def write_map(path: Path, blocks: BlockTable, block_map: BlockMap) -> None:
-    """Write a whole map."""
+def place_map(path: Path, blocks: BlockTable, block_map: BlockMap) -> None:
+    """Write a whole map, unless there is one: another node may have been first, and may hold claims on it."""
     header = blockmap.encode_header(MapHeader(path.name, len(blocks), blocks.size))
-    replace_file(beside(path, ".map"), header + block_map.encode(0, len(block_map)))
+    place_file(beside(path, ".map"), header + block_map.encode(0, len(block_map)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +82,18 @@ class Place:
     blocks: BlockTable
     fs: FileSystem
     lock: threading.RLock
+
+
+def read_records(place: Place, suffix: str) -> tuple[MapHeader, BlockMap]:
+    """What the `.map` or `.sum` says; DamagedMapError if that is nothing or nonsense."""
+    path, blocks = place.path, place.blocks
+    reach("segment.read_map")
+    fd = open_existing(beside(path, suffix), place.fs)
+    if fd is None:
+        raise DamagedMapError("there are none")
+    with os.fdopen(fd, "rb") as file:
+        content = file.read()
+    return blockmap.decode(content, path.name, len(blocks), blocks.size, sealed=suffix == ".sum")
 
 
 class Filling(OpenFiles):
@@ -94,6 +117,7 @@ class Filling(OpenFiles):
             raise
         self._path = place.path
         self._blocks = place.blocks
+        self._fs = place.fs
         self.data = data
         self.map = block_map
         self.writers = 0
@@ -102,26 +126,39 @@ class Filling(OpenFiles):
 
     @classmethod
     def create(cls, place: Place) -> "Filling":
-        """New, empty files."""
+        """Make the files, or join those of another node that is about to.
+
+        The data before its map: whoever finds a map finds data.  What an old .part holds is no matter, as no map
+        vouches for it.
+        """
         reach("segment.create")
         place.path.parent.mkdir(exist_ok=True)
-        # A new inode: whatever an old .part holds, no map vouches for it.
-        remove(beside(place.path, ".part"))
-        block_map = BlockMap(len(place.blocks))
-        write_map(place.path, place.blocks, block_map)
-        return cls(place, DirectFile(beside(place.path, ".part"), size=place.blocks.size), block_map)
+        data = DirectFile(beside(place.path, ".part"), size=place.blocks.size)
+        try:
+            place_map(place.path, place.blocks, BlockMap(len(place.blocks)))
+            if is_there(place.path):
+                remove_waste(place.path, ".map", ".part")
+                raise BlockLostError(f"segment {place.path.name} was sealed by another node meanwhile")
+            _, block_map = read_records(place, ".map")
+        except DamagedMapError as exc:
+            os.close(data.fd)
+            raise BlockLostError(f"segment {place.path.name} was sealed or dropped by another node: {exc}") from exc
+        except BaseException:
+            os.close(data.fd)
+            raise
+        return cls(place, data, block_map)
 
     @classmethod
     def open(cls, place: Place) -> "Filling":
         """The files that are there; DamagedMapError or FileNotFoundError if they are of no use."""
-        _, block_map = read_records(place.path, ".map", place.blocks)
+        _, block_map = read_records(place, ".map")
         return cls(place, DirectFile(beside(place.path, ".part")), block_map)
 
     @classmethod
     def unseal(cls, place: Place, block_map: BlockMap) -> "Filling":
         """Make a sealed file one that is being filled; `block_map` is its checksums.  May raise UnsealError."""
         try:
-            write_map(place.path, place.blocks, block_map)
+            place_map(place.path, place.blocks, block_map)
             reach("segment.unseal")
             os.rename(place.path, beside(place.path, ".part"))
             reach("segment.unsealed")
@@ -136,6 +173,7 @@ class Filling(OpenFiles):
 
     def is_in_place(self) -> bool:
         """Whether the open data file still has its name: nobody removed it, and no other node sealed it."""
+        refresh_names(self._path.parent, self._fs)
         try:
             return os.path.samestat(os.stat(beside(self._path, ".part")), os.fstat(self.data.fd))
         except OSError as exc:
@@ -164,15 +202,57 @@ class Filling(OpenFiles):
 
     def record(self, first: int, checksums: Sequence[int]) -> None:
         """Record that the data of the blocks from `first` on is written."""
+        before = self.map.encode(first, first + len(checksums))
         for block, checksum in enumerate(checksums, first):
             self.map.set(block, checksum)
             self.fills[block] = (self.fills[block] + 1) % 256
-        self._write(first, first + len(checksums))
+        try:
+            self._write(first, first + len(checksums))
+        except OSError:
+            self.map.restore(first, before)
+            raise
 
     def clear(self, block: int) -> None:
         """Record that the block is not there."""
         self.map.clear(block)
         self._write(block, block + 1)
+
+    def try_lock(self, first: int, end: int) -> bool:
+        """Claim the blocks, see claim.py; False if another node has a claim on one of them."""
+        return try_lock(self._map_fd, first, end)
+
+    def unlock(self, first: int, end: int) -> None:
+        """Give up the claim."""
+        unlock(self._map_fd, first, end)
+
+    def locked_by_others(self, first: int, end: int) -> tuple[int, int] | None:
+        """Which of the blocks another node has a claim on: (first, end) of one such stretch, or None."""
+        return locked_by_others(self._map_fd, first, end)
+
+    @contextmanager
+    def alone(self) -> Iterator[bool]:
+        """Until the end of the block no other node seals; False if one does now, or has a claim on a block.
+
+        Where there are no locks, none does.
+        """
+        try:
+            is_ours = self.try_lock(SEAL, SEAL + 1)
+        except OSError as exc:
+            if exc.errno not in CANNOT_LOCK:
+                raise
+            yield True
+            return
+        try:
+            yield is_ours and self.locked_by_others(0, len(self.map)) is None
+        finally:
+            if is_ours:
+                with suppress(OSError):  # it ends with the file, at the latest
+                    self.unlock(SEAL, SEAL + 1)
+
+    def read_records(self, first: int, end: int) -> bytes:
+        """The records of the blocks first..end-1 as all nodes have them."""
+        reach("segment.read_records")
+        return os.pread(self._map_fd, (end - first) * blockmap.RECORD_SIZE, blockmap.position(first))
 
     def _write(self, first: int, end: int) -> None:
         reach("segment.map")

@@ -10,17 +10,20 @@ by one rename; afterwards only its sequence number changes, when an old generati
 Concurrency: blocking calls; the caller works on one version at a time.
 """
 
+import errno
 import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
 from dsfs.storage.faultpoint import reach
-from dsfs.storage.filesystem import NEW, is_abandoned, replace_file
+from dsfs.storage.filesystem import FileSystem, is_unfinished, refresh_names, replace_file, unfinished
+from dsfs.storage.leftovers import abandoned
 
 log = logging.getLogger(__name__)
 
@@ -43,49 +46,64 @@ class PlacedGeneration:
 class GenerationStore:
     """The directories of all versions below `local` (this node's) and `shared` (the backing directory's)."""
 
-    def __init__(self, local: Path, shared: Path) -> None:
+    def __init__(self, local: Path, shared: Path, fs: FileSystem) -> None:
         self._local = local
         self._shared = shared
+        self._fs = fs
 
-    def versions(self, dataset: str) -> list[str]:
-        """Versions of the dataset that have a generation here or in the backing directory."""
-        return sorted(set(_names(self._local / dataset)) | set(_names(self._shared / dataset)))
+    def _there(self, *names: str) -> Path:
+        """A folder of the backing directory, with what other nodes have just put into it or above."""
+        folder = self._shared
+        with suppress(OSError):  # whoever looks into it will tell
+            refresh_names(folder, self._fs)
+            for name in names:
+                refresh_names(folder := folder / name, self._fs)
+        return self._shared.joinpath(*names)
 
-    def datasets(self) -> list[str]:
-        return sorted(set(_names(self._local)) | set(_names(self._shared)))
+    def versions(self, dataset: str, shared: bool) -> list[str]:
+        """Versions of the dataset that have a generation in the backing directory, or here."""
+        return sorted(_names(self._there(dataset) if shared else self._local / dataset))
 
-    def current(self, dataset: str, version: str) -> PlacedGeneration | None:
+    def datasets(self, shared: bool) -> list[str]:
+        """The same of datasets."""
+        return sorted(_names(self._there() if shared else self._local))
+
+    def current(self, dataset: str, version: str, *, here_only: bool = False) -> PlacedGeneration | None:
         """The current generation, copied to local disk if it only lies in the backing directory.
 
-        None if there is none.
+        None if there is none.  `here_only`: without a look at the backing directory.
         """
-        here, there = self._local / dataset / version, self._shared / dataset / version
-        for folder in (here, there):
-            _tidy(folder)
-        local, shared = list(_generations(here)), list(_generations(there))
+        here = self._local / dataset / version
+        _remove(here, _unfinished(here))
+        local = list(_generations(here))
+        if here_only:
+            return next(filter(_is_whole, sorted(local, key=lambda found: found.sequence, reverse=True)), None)
+        there = self._there(dataset, version)
+        with suppress(OSError):  # read-only or full: it can wait
+            _remove(there, abandoned(there, _unfinished(there)))
+        shared = list(_generations(there))
         for placed in sorted([*local, *shared], key=lambda found: (found.sequence, found in local), reverse=True):
             copy = placed if placed in local else self._copied(placed, here)
             if copy is None:
                 continue
             if _is_whole(copy):
                 if all((other.generation, other.sequence) != (copy.generation, copy.sequence) for other in shared):
-                    self._share(copy, there)
+                    self.share(dataset, version, copy)
                 return copy
             log.warning("catalog of %s/%s, generation %s, is damaged and left out", dataset, version, copy.generation)
             shutil.rmtree(copy.path, ignore_errors=True)
         return None
 
-    def add(self, dataset: str, version: str, built: Path, summary: dict[str, object]) -> PlacedGeneration:
-        """Make the catalog file `built` the current generation.
+    def add(self, dataset: str, version: str, built: Path, summary: Mapping[str, object]) -> PlacedGeneration:
+        """Make the catalog file `built`, which is moved, the current generation of this node.
 
-        It is moved; OSError if the local disk does not take it.  The copy in the backing directory may fail.
+        OSError if the local disk does not take it.
         """
-        here, there = self._local / dataset / version, self._shared / dataset / version
+        here = self._local / dataset / version
         generation = str(summary["generation"])
-        known = [*_generations(here), *_generations(there)]
-        sequence = max((placed.sequence for placed in known), default=0) + 1
+        sequence = max((placed.sequence for placed in _generations(here)), default=0) + 1
         described = {**summary, "sequence": sequence, "size": built.stat().st_size, "digest": _digest(built)}
-        new = here / f"{generation}{NEW}"
+        new = unfinished(here / generation)
         try:
             reach("generation.add")
             shutil.rmtree(new, ignore_errors=True)
@@ -98,19 +116,18 @@ class GenerationStore:
         except OSError:
             shutil.rmtree(new, ignore_errors=True)
             raise
-        self._share(placed, there)
         return placed
 
     def catalogs(self, dataset: str, version: str) -> list[Path]:
         """The catalog files of all generations that are on local disk."""
         return [placed.path / CATALOG for placed in _generations(self._local / dataset / version)]
 
-    def _share(self, placed: PlacedGeneration, folder: Path) -> None:
+    def share(self, dataset: str, version: str, placed: PlacedGeneration) -> None:
         """Put a copy into the backing directory.  That may fail, or a crash come first: the next start tries again."""
         try:
             reach("generation.share")
             self._shared.stat()  # else a copy would be made on the disk below an NFS that is not mounted any more
-            _copy(placed, folder)
+            _copy(placed, self._shared / dataset / version)
         except OSError as exc:
             log.warning("catalog %s cannot be put into the backing directory: %s", placed.path, exc)
 
@@ -123,7 +140,7 @@ class GenerationStore:
 
 
 def _copy(placed: PlacedGeneration, folder: Path) -> PlacedGeneration:
-    new = folder / f"{placed.generation}{NEW}"
+    new = unfinished(folder / placed.generation)
     try:
         reach("generation.copy")
         shutil.rmtree(new, ignore_errors=True)
@@ -145,9 +162,13 @@ def _names(folder: Path) -> list[str]:
         return []
 
 
-def _tidy(folder: Path) -> None:
-    """Remove what a crash left of a generation that was about to be placed."""
-    for name in filter(is_abandoned, _names(folder)):
+def _unfinished(folder: Path) -> list[str]:
+    """What a crash left of a generation that was about to be placed, or another node is about to place."""
+    return list(filter(is_unfinished, _names(folder)))
+
+
+def _remove(folder: Path, names: Iterable[str]) -> None:
+    for name in names:
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
@@ -185,23 +206,39 @@ def _digest(path: Path) -> str:
 def _place(new: Path, final: Path) -> PlacedGeneration:
     """Give the complete directory its name.
 
-    If a whole one has it already, that one stays, but takes the higher sequence number: an old generation that has come
-    back is the current one.
+    If a whole one has it already (another node may be at the same), that one stays, but takes the higher sequence
+    number: an old generation that has come back is the current one.
     """
-    try:
-        there = _described(final)
-        is_there = _is_whole(there)
-    except UNDESCRIBED:
-        is_there = False
-    if not is_there:
-        reach("generation.place")
-        shutil.rmtree(final, ignore_errors=True)
-        os.rename(new, final)
-    else:
-        sequence = _described(new).sequence
-        if there.sequence < sequence:
-            summary = json.loads((final / SUMMARY).read_text())
-            replace_file(final / SUMMARY, (json.dumps({**summary, "sequence": sequence}) + "\n").encode())
-        shutil.rmtree(new)
+    if _is_whole_at(final) or not _renamed(new, final):
+        if not _is_whole_at(final):  # after an attempt at it an NFS client is believed that
+            shutil.rmtree(final, ignore_errors=True)
+            os.rename(new, final)
+        else:
+            _take_sequence(final, _described(new).sequence)
+            shutil.rmtree(new)
     reach("generation.placed")
     return _described(final)
+
+
+def _renamed(new: Path, final: Path) -> bool:
+    reach("generation.place")
+    try:
+        os.rename(new, final)
+    except OSError as exc:
+        if exc.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
+        return False
+    return True
+
+
+def _is_whole_at(path: Path) -> bool:
+    try:
+        return _is_whole(_described(path))
+    except UNDESCRIBED:
+        return False
+
+
+def _take_sequence(path: Path, sequence: int) -> None:
+    if _described(path).sequence < sequence:
+        summary = json.loads((path / SUMMARY).read_text())
+        replace_file(path / SUMMARY, (json.dumps({**summary, "sequence": sequence}) + "\n").encode())

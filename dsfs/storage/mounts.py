@@ -38,13 +38,13 @@ def mounts(mountinfo: Path = _MOUNTINFO) -> list[Mount]:
         filesystem, source = after.split(b" ")[:2]
         _, _, device, _, mountpoint = before.split(b" ")[:5]
         found.append(
-            Mount(Path(_unescaped(mountpoint)), os.fsdecode(filesystem), _unescaped(source), device.decode())
+            Mount(Path(unescaped(mountpoint)), os.fsdecode(filesystem), unescaped(source), device.decode())
         )
     return found
 
 
-def _unescaped(word: bytes) -> str:
-    """A word of mountinfo with its \\040 and the like undone."""
+def unescaped(word: bytes) -> str:
+    """A word of mountinfo or mountstats with its \\040 and the like undone."""
     return os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), word))
 
 

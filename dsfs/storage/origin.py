@@ -21,6 +21,7 @@ from dsfs.model.objects import ObjectRef
 from dsfs.model.printable import printable
 from dsfs.storage.origin_answers import Answer, Wanted, check_answer
 from dsfs.storage.origin_boto3 import Boto3Way
+from dsfs.storage.origin_greeting import Greeting, greet
 from dsfs.storage.origin_obstore import ObstoreWay, RangeStatusError, can_send
 from dsfs.storage.origin_settings import OriginSettings
 
@@ -44,6 +45,7 @@ class Origin:
         self._settings = settings
         self._boto3 = Boto3Way(settings)
         self.origin_id = self._boto3.origin_id
+        self.endpoint_url = self._boto3.endpoint_url
         self.last_error: tuple[float, str] | None = None
         self.last_success_at: float | None = None
         self._lock = threading.Lock()
@@ -52,6 +54,14 @@ class Origin:
         self._obstore: ObstoreWay | None = None  # made at the first fetch, as it needs credentials
         self._obstore_lock = threading.Lock()
         self._ranges_by_boto3 = False
+
+    def greet(self, timeout_s: float) -> Greeting:
+        """What answers at its address, whoever asks.  OriginTemporaryError if nothing does."""
+        return greet(self.endpoint_url, self._boto3.root_certificates(), timeout_s)
+
+    def check_credentials(self) -> None:
+        """AccessDeniedError if there are none, and requests have to be signed.  Asks a machine's role for them, too."""
+        self._boto3.credentials()
 
     def names_below(self, prefix: str) -> list[str]:
         """The names, without slashes, of the "directories" directly below `prefix` ("" or ending in one)."""
@@ -97,6 +107,17 @@ class Origin:
         else:
             yield from self._deliver(wanted, self._boto3.get)
 
+    @property
+    def failure(self) -> tuple[float, str] | None:
+        """`last_error`, unless a request was answered since."""
+        error, success_at = self.last_error, self.last_success_at
+        return error if error is not None and (success_at is None or error[0] > success_at) else None
+
+    @property
+    def state(self) -> str:
+        """How it is for all that is known: "ok", "failing", or "unknown"."""
+        return "failing" if self.failure else "unknown" if self.last_success_at is None else "ok"
+
     def statistics(self) -> dict[str, int]:
         """list_requests, get_requests and get_bytes since the start."""
         with self._lock:
@@ -137,7 +158,7 @@ class Origin:
                 self._obstore = ObstoreWay(
                     self._settings,
                     origin_id=self.origin_id,
-                    endpoint_url=self._boto3.endpoint_url,
+                    endpoint_url=self.endpoint_url,
                     region=self._boto3.region,
                     credentials=self._boto3.credentials(),
                     root_certificates=self._boto3.root_certificates(),

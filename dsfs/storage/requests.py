@@ -8,7 +8,6 @@ does not exist.  What was asked for long ago is forgotten.
 Concurrency: blocking calls, safe to use from several threads and nodes at once.
 """
 
-import contextlib
 import logging
 import os
 from collections.abc import Callable
@@ -17,21 +16,22 @@ from pathlib import Path
 from dsfs.model.errors import BackingError
 from dsfs.model.request import MAX_BYTES, WarmRequest, decode
 from dsfs.storage.faultpoint import reach
-from dsfs.storage.filesystem import GONE, NEW, is_abandoned, remove, replace_file
+from dsfs.storage.filesystem import GONE, FileSystem, is_unfinished, refresh_names, remove, replace_file
+from dsfs.storage.leftovers import abandoned, server_now_ns
 
 log = logging.getLogger(__name__)
 
 MOST = 256  # requests at once
 EXPIRES_S = 7 * 86_400.0
-ABANDONED_S = 3600.0  # what a node did not complete for so long it never will
 SUFFIX = ".json"
 
 
 class RequestFolder:
     """The requests at `path`.  `check` raises OSError if what lies there now is not what should (an absent mount)."""
 
-    def __init__(self, path: Path, check: Callable[[], object]) -> None:
+    def __init__(self, path: Path, fs: FileSystem, check: Callable[[], object]) -> None:
         self._path = path
+        self._fs = fs
         self._check = check
         self._unreadable: set[str] = set()
 
@@ -76,37 +76,21 @@ class RequestFolder:
         return found
 
     def expired(self, requests: dict[WarmRequest, int]) -> list[WarmRequest]:
-        """Those that were asked for too long ago, by the clock of the file server.  OSError."""
-        if not requests and not self._left_behind():
+        """Those that were asked for too long ago, by the clock of the file server; what a crash left goes.  OSError."""
+        for name in abandoned(self._path, filter(is_unfinished, self._listed())):
+            remove(self._path / name)
+        if not requests:
             return []
-        now_ns = self._server_now_ns()
-        for name in self._left_behind():
-            with contextlib.suppress(FileNotFoundError):
-                if now_ns - (self._path / name).stat().st_mtime_ns > ABANDONED_S * 1e9:
-                    remove(self._path / name)
+        now_ns = server_now_ns(self._path)
         return [request for request, asked_ns in requests.items() if now_ns - asked_ns > EXPIRES_S * 1e9]
-
-    def _server_now_ns(self) -> int:
-        """What the file server takes for now: the time it gives a file that is made."""
-        clock = self._path / f"clock{NEW}"
-        reach("request.clock")
-        fd = os.open(clock, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            os.utime(fd)
-            return os.fstat(fd).st_mtime_ns
-        finally:
-            os.close(fd)
-            remove(clock)
 
     def _names(self) -> list[str]:
         return sorted(name for name in self._listed() if name.endswith(SUFFIX) and not name.startswith("."))
 
-    def _left_behind(self) -> list[str]:
-        return [name for name in self._listed() if is_abandoned(name)]
-
     def _listed(self) -> list[str]:
         reach("request.list")
         try:
+            refresh_names(self._path, self._fs)
             return os.listdir(self._path)
         except OSError as exc:
             if exc.errno not in GONE:

@@ -8,7 +8,7 @@ import os
 import threading
 
 from dsfs.storage.faultpoint import reach
-from dsfs.storage.filesystem import GONE
+from dsfs.storage.filesystem import GONE, FileSystem, refresh_attributes
 from dsfs.storage.openfiles import OpenFiles
 
 Stamp = tuple[int, int, int]
@@ -18,6 +18,16 @@ def stamp_of(fd: int) -> Stamp:
     """What changes when somebody writes to the file: size in bytes, inode, mtime in ns."""
     stat = os.fstat(fd)
     return stat.st_size, stat.st_ino, stat.st_mtime_ns
+
+
+def is_unchanged(fd: int, stamp: Stamp, fs: FileSystem) -> bool:
+    """Whether the stamp holds; before an NFS client is believed that it does not, it has to ask the server."""
+    if stamp_of(fd) == stamp:
+        return True
+    if not fs.is_network:
+        return False
+    refresh_attributes(fd)
+    return stamp_of(fd) == stamp
 
 
 class SealBrokenError(Exception):

@@ -18,24 +18,23 @@ import logging
 import mmap
 import os
 import threading
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from enum import Enum
 from pathlib import Path
 
 from crc32c import crc32c
 
-from dsfs.model.blocks import RUN, BlockTable, extent, pages
+from dsfs.model.blocks import RUN, BlockTable, extent
 from dsfs.model.errors import BlockLostError
-from dsfs.storage.blockmap import DamagedMapError
 from dsfs.storage.faultpoint import reach
-from dsfs.storage.filesystem import GONE, FileSystem, is_there, remove
-from dsfs.storage.filling import Filling, Place, UnsealError, beside, read_records, remove_waste, write_sum
+from dsfs.storage.filesystem import GONE, FileSystem, is_there, link_open
+from dsfs.storage.filling import Filling, Place, remove_all, remove_waste, write_sum
+from dsfs.storage.opening import open_files
+from dsfs.storage.presence import MISSING, TRUSTED, UNCHECKED, Presence
 from dsfs.storage.sealed import SealBrokenError, SealedFile, stamp_of
 
 log = logging.getLogger(__name__)
-
-MISSING, UNCHECKED, TRUSTED = 0, 1, 2
 
 
 class State(Enum):
@@ -56,13 +55,18 @@ class SegmentFile:
         self.path = path
         self.identity = identity
         self.blocks = blocks
-        self.presence = bytearray(len(blocks))
-        self.resident_bytes = 0
+        self.presence = Presence(blocks)
+        self.learned_blocks = 0
         self.state = State.CLOSED
         self._lock = threading.RLock()
         self._place = Place(path, blocks, fs, self._lock)
         self._filling: Filling | None = None
         self._sealed: SealedFile | None = None
+
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes that the present blocks take, in whole pages."""
+        return self.presence.bytes
 
     @property
     def resident_blocks(self) -> int:
@@ -75,74 +79,42 @@ class SegmentFile:
     # ---------------------------------------------------------------- opening
 
     def open(self) -> None:
-        """Find out what is there, or what others have done since.  OSError if the medium fails; nothing is no error."""
-        with self._lock:
-            self._look_around()
+        """Find out what is there.  Nothing usable is no error: the segment is then ABSENT.
 
-    def _look_around(self) -> None:
-        if self._filling is not None and not self._filling.is_in_place():
-            self._begin_again()
-        elif self.state in (State.CLOSED, State.ABSENT) or not (self._sealed is None or self._sealed.is_intact()):
-            self._retire()
-            self._look()
+        OSError if the medium fails: the segment stays CLOSED.
+        """
+        with self._lock:
+            if self.state is State.CLOSED:
+                self._look()
+
+    def look_again(self) -> None:
+        """Find out what other nodes have begun, sealed or dropped since; OSError if the medium fails."""
+        with self._lock:
+            if self._filling is not None and not self._filling.is_in_place():
+                self._begin_again()
+            elif self.state in (State.CLOSED, State.ABSENT) or not (self._sealed is None or self._sealed.is_intact()):
+                self._retire()
+                self._look()
 
     def _look(self) -> None:
         """OSError, and CLOSED, if one cannot look: that does not mean that nothing is there."""
         try:
-            if not (self._open_sealed() or self._open_filling()):
-                self._become_absent()
+            found = open_files(self._place)
         except OSError:
             self._become_absent()
             self.state = State.CLOSED
             raise
-
-    def _open_sealed(self) -> bool:
-        reach("segment.open_sealed")
-        try:
-            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as exc:
-            if exc.errno in GONE:
-                return False
-            raise
-        try:
-            header, block_map = read_records(self.path, ".sum", self.blocks)
-            if os.fstat(fd).st_nlink > 1:  # a crash between link and unlink left the old names
-                remove_waste(self.path, ".map", ".part")
-            sealed = SealedFile(self._lock, fd, (self.blocks.size, header.inode, header.mtime_ns))
-            if stamp_of(fd) == sealed.stamp:
-                self._sealed, self.state = sealed, State.SEALED
-                self._set_presence(bytes([TRUSTED]) * len(self.blocks))
-            else:  # by somebody; the blocks that its checksums still vouch for are kept
-                self._fault("was changed after it was sealed; every block is checked before it is used again")
-                self._start(Filling.unseal(self._place, block_map))
-            return True
-        except UnsealError as exc:
-            self._fault("cannot be taken back, and is not believed: %s", exc)
-        except DamagedMapError as exc:
-            self._fault("has no usable checksums and is dropped: %s", exc)
-            remove_waste(self.path, "", ".sum")
-        finally:
-            if self._sealed is None:
-                os.close(fd)
-        return False
-
-    def _open_filling(self) -> bool:
-        if not is_there(beside(self.path, ".map")):
-            return False  # a .part alone is waste: nothing vouches for it
-        try:
-            self._start(Filling.open(self._place))
-        except FileNotFoundError:
-            log.info("segment %s has a map but no data", self.identity)
-        except DamagedMapError as exc:
-            self._fault("was being filled, but its map cannot be used and it is dropped: %s", exc)
+        if isinstance(found, SealedFile):
+            self._sealed, self.state = found, State.SEALED
+            self.presence.become(bytes([TRUSTED]) * len(self.blocks))
+        elif isinstance(found, Filling):
+            self._start(found)
         else:
-            return True
-        remove_waste(self.path, ".map", ".part")
-        return False
+            self._become_absent()
 
     def _start(self, filling: Filling) -> None:
         self._filling = filling
-        self._set_presence(filling.map.presence(UNCHECKED))
+        self.presence.become(filling.map.presence(UNCHECKED))
         self.state = State.FILLING
         self._forget_cut_off(filling)
 
@@ -157,8 +129,7 @@ class SegmentFile:
             filling.fit()
 
     def _lose(self, filling: Filling, block: int) -> None:
-        self.presence[block] = MISSING
-        self.resident_bytes -= pages(self.blocks.length(block))
+        self.presence.mark(block, MISSING)
         filling.clear(block)
 
     # ---------------------------------------------------------------- filling
@@ -191,9 +162,7 @@ class SegmentFile:
                     raise BlockLostError(f"segment {self.identity} was dropped while it was being filled")
                 filling.record(first, checksums)
                 for block in range(first, end):
-                    if self.presence[block] == MISSING:
-                        self.resident_bytes += pages(self.blocks.length(block))
-                    self.presence[block] = TRUSTED if filling.changes == changes else UNCHECKED
+                    self.presence.mark(block, TRUSTED if filling.changes == changes else UNCHECKED)
         reach("segment.map_written")
 
     def _write_data(self, filling: Filling, buffer: memoryview, length: int, offset: int) -> None:
@@ -206,9 +175,23 @@ class SegmentFile:
             raise BlockLostError(f"segment {self.identity} was removed while it was being filled") from exc
         reach("segment.data_written")
 
+    @contextmanager
+    def in_use(self, *, begin: bool = False) -> Iterator[Filling | None]:
+        """The open files of the filling, which stay open until the end of the block; None if there are none.
+
+        `begin`: make them if there are none yet, and look whether they are still those of the segment: None only if it
+        is sealed.
+        """
+        with ExitStack() as inside:
+            with self._lock:
+                filling = self._begin_filling() if begin else self._filling
+                if filling is not None:
+                    inside.enter_context(filling.inside())
+            yield filling
+
     def _begin_filling(self) -> Filling | None:
         """The open files, made if there are none; None if the segment is sealed."""
-        self._look_around()  # another node may have begun, or sealed it
+        self.look_again()
         if self.state is State.ABSENT:
             self._start(Filling.create(self._place))
         return self._filling
@@ -223,32 +206,42 @@ class SegmentFile:
     def _note_changes(self, filling: Filling) -> None:
         """If somebody else changed the data, no block is trusted any more."""
         if filling.notice_changes():
-            log.info("segment %s was changed by somebody while it was being filled; it is checked again", self.identity)
-            self.presence[:] = self.presence.replace(bytes([TRUSTED]), bytes([UNCHECKED]))
+            log.debug("segment %s was changed by somebody while it was being filled", self.identity)
+            self.presence.distrust()
             self._forget_cut_off(filling)
 
     def seal(self) -> bool:
         """Give a complete segment its final name; whether it is sealed now.
 
-        It is not while a block is missing (one may prove bad on the way), and while another thread writes: that one is
-        to call this again.  OSError if the medium refuses.
+        It is not while a block is missing (one may prove bad on the way), while another thread writes, who is to call
+        this again, and while another node has a claim on it.  OSError if the medium refuses.
         """
-        with self._lock:
-            filling = self._filling
-            if filling is None or filling.writers or not self.is_complete:
+        with self.in_use() as filling:
+            if filling is None or not self._is_ready(filling):
                 return self.state is State.SEALED
-            self._note_changes(filling)
-        try:
-            self._check_unchecked(filling)
-        except BlockLostError:
+            with filling.alone() as is_alone, suppress(BlockLostError):  # a block that is missing now
+                if is_alone:
+                    self._check_unchecked(filling)
+                    self._seal_checked(filling)
             return self.state is State.SEALED
+
+    def _is_ready(self, filling: Filling) -> bool:
+        with self._lock:
+            if filling.writers or not self.is_complete:
+                return False
+            if not filling.is_in_place():  # else all of it would be read for nothing
+                self._begin_again()
+                return False
+            self._note_changes(filling)
+            return True
+
+    def _seal_checked(self, filling: Filling) -> None:
         with self._lock:
             if self._filling is filling and not filling.writers and self.presence.count(TRUSTED) == len(self.presence):
                 if not filling.is_in_place():
                     self._begin_again()
                 elif stamp_of(filling.data.fd) == filling.stamp:
                     self._give_name(filling)
-            return self.state is State.SEALED
 
     def _give_name(self, filling: Filling) -> None:
         filling.fit()  # whole pages were written past the end
@@ -263,9 +256,12 @@ class SegmentFile:
             write_sum(self.path, self.blocks, filling.map, filling.stamp)
         reach("segment.sum_written")
         try:
-            os.link(beside(self.path, ".part"), self.path)
+            link_open(filling.data.fd, self.path)  # and not what may have its name by now
         except FileExistsError:
             log.info("segment %s: another node sealed it first", self.identity)
+        except FileNotFoundError:
+            self._begin_again()
+            return
         reach("segment.linked")
         self._retire()
         remove_waste(self.path, ".map", ".part")
@@ -284,6 +280,15 @@ class SegmentFile:
             self._read_checked(filling, first, end, buffer)
             first = self.presence.find(UNCHECKED, end)
 
+    def learn(self, filling: Filling, first: int, end: int) -> None:
+        """Take up what other nodes have filled of the blocks first..end-1."""
+        records = filling.read_records(first, end)
+        with self._lock:
+            if self._filling is filling:
+                for block in filling.map.learn(first, records):
+                    self.presence.mark(block, UNCHECKED)
+                    self.learned_blocks += 1
+
     # ---------------------------------------------------------------- reading
 
     def read_sealed(self, offset: int, size: int, *, cached_only: bool = False) -> bytes | bytearray | None:
@@ -300,10 +305,10 @@ class SegmentFile:
         except SealBrokenError as exc:
             if cached_only:
                 return None  # taking it back is for those who may wait
-            self._look_again(sealed)
+            self._take_back(sealed)
             raise BlockLostError(f"segment {self.identity}: {exc}") from exc
 
-    def _look_again(self, sealed: SealedFile) -> None:
+    def _take_back(self, sealed: SealedFile) -> None:
         with self._lock:
             if self._sealed is sealed:
                 self._retire()
@@ -348,7 +353,7 @@ class SegmentFile:
                     self._fault("block %d is not what was written; it is dropped and fetched again", block)
                     self._lose(filling, block)
                 elif self.presence[block] == UNCHECKED and filling.changes == changes:
-                    self.presence[block] = TRUSTED
+                    self.presence.mark(block, TRUSTED)
         if MISSING in self.presence[first:end]:
             raise BlockLostError(f"segment {self.identity} has a bad block in {first}..{end - 1}")
 
@@ -357,8 +362,7 @@ class SegmentFile:
     def drop(self) -> None:
         """Remove the segment from the backing directory; OSError if one of its files cannot be removed."""
         with self._lock:
-            for suffix in ("", ".sum", ".map", ".part"):
-                remove(beside(self.path, suffix))
+            remove_all(self.path, self._place.fs)
             self._become_absent()
 
     def close(self) -> None:
@@ -369,7 +373,7 @@ class SegmentFile:
 
     def _become_absent(self) -> None:
         self._retire()
-        self._set_presence(bytes(len(self.blocks)))
+        self.presence.become(bytes(len(self.blocks)))
         self.state = State.ABSENT
 
     def _retire(self) -> None:
@@ -379,11 +383,6 @@ class SegmentFile:
                 files.retire()
         self._filling = self._sealed = None
 
-    def _set_presence(self, presence: bytes) -> None:
-        self.presence[:] = presence
-        present = (block for block, state in enumerate(presence) if state != MISSING)
-        self.resident_bytes = sum(pages(self.blocks.length(block)) for block in present)
-
     def _fault(self, what: str, *args: object) -> None:
         log.warning("segment %s " + what, self.identity, *args)
 
@@ -391,7 +390,7 @@ class SegmentFile:
         """Assert the invariants (for tests)."""
         with self._lock:
             resident = [block for block, state in enumerate(self.presence) if state]
-            assert self.resident_bytes == sum(pages(self.blocks.length(block)) for block in resident)
+            self.presence.check()
             assert (self.state is State.SEALED) == (self._sealed is not None)
             assert (self.state is State.FILLING) == (self._filling is not None)
             assert self.state is not State.SEALED or self.is_complete

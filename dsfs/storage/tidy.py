@@ -1,6 +1,8 @@
 """What a crash leaves in the backing directory for ever, unless somebody looks for it: found and removed.
 
-A file that a segment needs is left where it is; what is removed here is neither read nor counted by anybody.
+A file that a segment needs is left where it is; what is removed here is neither read nor counted by anybody.  Other
+nodes are at work in the same folders, so nothing is waste before it is old (a `.part` is there before its map), but for
+what lies beside a seal: its names are about to be removed by whoever sealed.
 
 Concurrency: blocking; may run beside fills, whose segments it leaves alone.
 """
@@ -8,19 +10,24 @@ Concurrency: blocking; may run beside fills, whose segments it leaves alone.
 import logging
 import os
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 
 from dsfs.storage.backing import BackingDirectory
-from dsfs.storage.filesystem import is_abandoned
+from dsfs.storage.filesystem import is_unfinished
+from dsfs.storage.leftovers import abandoned
 
 log = logging.getLogger(__name__)
 
 
 def tidy(backing: BackingDirectory, is_in_use: Callable[[str], bool] = lambda identity: False) -> int:
-    """Remove what no segment needs, but for segments in use; returns how many files that were."""
+    """Remove what no segment needs, but for segments in use; returns how many files that were.
+
+    OSError if a folder cannot be read, or does not tell the time.
+    """
     removed = 0
     for folder, names in backing.segment_folders():
-        for name in waste_among(names):
+        for name in chain(beside_seals(names), abandoned(folder, waste_among(names))):
             if not is_in_use(name.partition(".")[0]):
                 try:
                     os.unlink(folder / name)
@@ -35,23 +42,33 @@ def tidy(backing: BackingDirectory, is_in_use: Callable[[str], bool] = lambda id
 def tidy_state(state_dir: Path) -> None:
     """Remove what a crash left in the state directory; its lock must be held."""
     for path in state_dir.iterdir():
-        if is_abandoned(path.name) and path.is_file():
+        if is_unfinished(path.name) and path.is_file():
             path.unlink()
 
 
+def beside_seals(names: frozenset[str]) -> Iterator[str]:
+    """Which of the files of one folder are of a filling whose segment is sealed."""
+    for name in sorted(names):
+        identity, _, suffix = name.partition(".")
+        if suffix in ("part", "map") and {identity, f"{identity}.sum"} <= names:
+            yield name
+
+
 def waste_among(names: frozenset[str]) -> Iterator[str]:
-    """Which of the files of one folder no segment needs."""
+    """Which of the others no segment needs."""
     for name in sorted(names):
         identity, _, suffix = name.partition(".")
         part, records, sums = (f"{identity}.{end}" in names for end in ("part", "map", "sum"))
         is_sealed = identity in names and sums
-        if is_abandoned(name):
+        if is_unfinished(name):
             yield name
+        elif is_sealed:
+            continue
         elif suffix == "part":
-            if is_sealed or not records:
+            if not records:
                 yield name
         elif suffix == "map":
-            if is_sealed or not part:
+            if not part:
                 yield name
         elif suffix == "sum":
             if identity not in names and not (part and records):

@@ -11,12 +11,15 @@ from typing import TypeVar
 import trio
 
 from dsfs.cache.ahead import Readahead
+from dsfs.cache.catalogs import Catalogs
+from dsfs.cache.claims import Claims
 from dsfs.cache.drop import Dropper
 from dsfs.cache.fetch import Fetcher
 from dsfs.cache.fill import Filler
+from dsfs.cache.health import BackingHealth
 from dsfs.cache.lanes import Lanes
 from dsfs.cache.library import Dataset, Library
-from dsfs.cache.memory import RESIDENT_BYTES, Memory
+from dsfs.cache.memory import RESIDENT_BYTES, Memory, fills_at_once
 from dsfs.cache.names import OriginPrefix
 from dsfs.cache.open import Opener
 from dsfs.cache.pool import Bridge, Pool
@@ -28,7 +31,9 @@ from dsfs.cache.warmer import Warmer
 from dsfs.cache.warmfill import WarmFiller
 from dsfs.metrics import Metrics
 from dsfs.model.errors import NotFoundError
+from dsfs.model.health import Health
 from dsfs.storage.backing import BackingDirectory
+from dsfs.storage.filesystem import FileSystem, file_system_of
 from dsfs.storage.generations import GenerationStore
 from dsfs.storage.origin import Origin
 from dsfs.storage.requests import RequestFolder
@@ -70,13 +75,21 @@ class OneDataset:
 
 @dataclass(frozen=True)
 class Settings:
-    """What tests vary of an engine; the rest is as in the daemon."""
+    """What tests vary of an engine; the rest is as in the daemon.
+
+    `backing`: where other nodes find it too; `shared`: the file system is taken for one that other nodes share.
+    `backing_timeout_s` is long, so that only those meet it whose subject it is: threads take real time, and some tests
+    make trio's clock jump.
+    """
 
     memory_bytes: int = 64 * MIB
     origin_bytes: int = 64 * MIB  # what runs may hold while they wait for it
     connections: int = 8
     timeout_s: float = 20
+    backing: Path | None = None
     backing_threads: int = 4
+    backing_timeout_s: float = 300
+    shared: bool = False
     limit_bytes: int = 1 << 40
     names_ttl_s: float = 10
     list_timeout_s: float = 20
@@ -84,7 +97,6 @@ class Settings:
     readahead: bool = True
     at_home: bool = False
     seed: int = 1  # of the order in which this node warms
-    backing: Path | None = None  # shared with another engine
 
 
 class Engine:
@@ -96,7 +108,10 @@ class Engine:
         state = directory / "state"
         state.mkdir(parents=True, exist_ok=True)
         self.metrics = Metrics()
-        self.backing = BackingDirectory(settings.backing or directory / "backing", settings.limit_bytes, lambda size: 0)
+        path = settings.backing or directory / "backing"
+        self.backing = BackingDirectory(path, settings.limit_bytes, lambda size: 0)
+        if settings.shared:
+            self.backing.file_system = FileSystem("ceph")  # one whose O_DIRECT wants whole pages, as this one's does
         self.index = ResidencyIndex(state / "residency.mdb", self.backing.cluster)
         self.backing.used_bytes = self.index.total_bytes()
         bridge = Bridge()
@@ -104,29 +119,45 @@ class Engine:
         self.backing_pool = Pool("backing", settings.backing_threads, bridge)
         self.memory = Memory(settings.memory_bytes, lambda run: run.segment.forget(run))
         self.resident_memory = Memory(RESIDENT_BYTES, lambda run: run.segment.forget(run))
-        self.filler = Filler(self.memory, self.backing_pool, bridge, self.backing, self.index, self.metrics)
-        self.segments = SegmentTable(self.backing, self.backing_pool, self.filler)
-        self.fetcher = Fetcher(
-            self.memory, self.lanes, bridge, self.filler, services, self.metrics, settings.timeout_s,
+        filling_threads = min(settings.backing_threads, fills_at_once(settings.memory_bytes))
+        self.filling_pool = Pool("filling", filling_threads, bridge)
+        self.sealing_pool = Pool("sealing", 2, bridge)
+        self.claims_pool = Pool("claims", 4, bridge)
+        self.health = BackingHealth(Health(settings.backing_timeout_s), bridge, self.backing.probe)
+        self.claims = Claims(
+            self.claims_pool, bridge, self.backing, self.health, services, self.metrics, settings.timeout_s / 3,
             random.Random(0),
+        )  # fmt: skip
+        self.filler = Filler(
+            self.memory, self.filling_pool, self.sealing_pool, bridge, self.backing, self.health, self.claims,
+            self.index, self.metrics,
+        )  # fmt: skip
+        self.segments = SegmentTable(self.backing, self.backing_pool, self.health, self.filler)
+        self.fetcher = Fetcher(
+            self.memory, self.lanes, bridge, self.filler, self.claims, services, self.metrics,
+            settings.timeout_s, random.Random(0),
         )  # fmt: skip
         self.readahead = Readahead(self.fetcher, self.segments, settings.connections)
         self.library = Library(
-            GenerationStore(state / "catalogs", self.backing.generations), state / "listing",
-            OneDataset(origin, settings.at_home), services, settings.names_ttl_s, settings.list_timeout_s,
+            Catalogs(
+                GenerationStore(state / "catalogs", self.backing.generations, self.backing.file_system),
+                self.backing.turns, self.backing_pool, self.health, services,
+            ),
+            state / "listing", OneDataset(origin, settings.at_home), services, settings.names_ttl_s,
+            settings.list_timeout_s,
         )  # fmt: skip
         self.opener = Opener(self.segments, self.index)
         self.reader = Reader(
             self.fetcher, self.filler, self.readahead, self.memory, self.resident_memory, self.backing_pool,
-            self.metrics, inline=settings.inline,
+            self.health, self.metrics, inline=settings.inline,
         )  # fmt: skip
         self.warm_filler = WarmFiller(
-            self.fetcher, self.filler, self.memory, self.backing_pool, self.backing, settings.connections,
-            self.readahead.window_limit,
+            self.fetcher, self.filler, self.memory, self.backing_pool, self.backing, self.health,
+            settings.connections, self.readahead.window_limit,
         )  # fmt: skip
         folders = {
-            THIS: RequestFolder(state / "requests", lambda: None),
-            ALL: RequestFolder(self.backing.path / "requests", self.backing.space),
+            THIS: RequestFolder(state / "requests", file_system_of(state), lambda: None),
+            ALL: RequestFolder(self.backing.requests, self.backing.file_system, self.backing.space),
         }
         self.warmer = Warmer(Services(self.library, self.opener, self.index, self.warm_filler, settings.seed), folders)
         self.recovery = Recovery(self.index, self.backing, self.segments, self.filler)
@@ -182,6 +213,8 @@ async def running(directory: Path, origin: Origin, settings: Settings | None = N
         engine = Engine(directory, origin, settings, services)
         try:
             services.start_soon(engine.filler.keep_index)
+            services.start_soon(engine.filler.keep_sealing)
+            services.start_soon(engine.health.serve)
             if settings.readahead:
                 services.start_soon(engine.readahead.serve)
             await services.start(engine.warmer.serve)
@@ -196,7 +229,8 @@ async def running(directory: Path, origin: Origin, settings: Settings | None = N
                 await engine.fetcher.wait_idle()
                 await engine.filler.wait_idle()
             engine.lanes.close()
-            engine.backing_pool.close()
+            for pool in (engine.backing_pool, engine.filling_pool, engine.sealing_pool, engine.claims_pool):
+                pool.close()
             services.cancel_scope.cancel()
             engine.segments.close()
             engine.library.close()

@@ -12,7 +12,7 @@ from crc32c import crc32c
 
 from dsfs.model.blocks import BLOCK, BlockTable, PackBlocks, UniformBlocks, extent, pages
 from dsfs.model.errors import BlockLostError
-from dsfs.storage.filesystem import file_system_of
+from dsfs.storage.filesystem import FileSystem, file_system_of
 from dsfs.storage.segment import SegmentFile, State
 
 IDENTITY = "ab" * 20
@@ -37,11 +37,11 @@ def medium(name: str, tmp_path: Path) -> Iterator[Path]:
 class Sample:
     """What the segment holds once it is complete; `files` are closed by `close`."""
 
-    def __init__(self, folder: Path, blocks: BlockTable) -> None:
+    def __init__(self, folder: Path, blocks: BlockTable, fs: FileSystem | None = None) -> None:
         self.path = folder / IDENTITY[:2] / IDENTITY
         self.blocks = blocks
         folder.mkdir(exist_ok=True)
-        self._fs = file_system_of(folder)
+        self._fs = fs or file_system_of(folder)
         content = bytearray(Random(1).randbytes(blocks.size))
         for block in range(len(blocks)):  # padding is zeros
             end = blocks.offset(block) + blocks.length(block)

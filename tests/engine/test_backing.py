@@ -16,9 +16,11 @@ from dsfs.model.errors import BackingError, NoRoomError
 from dsfs.storage import faultpoint
 from tests.engine.backing_sample import Clock, directory, segment_of
 from tests.engine.stopping import DiedError, stopping_at
+from tests.rig.segmentdir import age
 
 MIB = 1024 * 1024
 WAIT_S = 30
+MADE = ["dsfs.json", "nodes", "segments", "turns", "versions"]
 
 
 # ---------------------------------------------------------------- whose it is
@@ -29,7 +31,7 @@ def test_empty_or_missing_directory_becomes_ours(tmp_path: Path) -> None:
         if path.name == "empty":
             path.mkdir()
         directory(path)
-        assert sorted(os.listdir(path)) == ["dsfs.json", "segments", "versions"]
+        assert sorted(os.listdir(path)) == MADE
         described = json.loads((path / "dsfs.json").read_text())
         assert described["format"] == 1
 
@@ -54,7 +56,7 @@ def test_nodes_that_begin_at_once_agree_on_one_mark(tmp_path: Path) -> None:
         with ThreadPoolExecutor(6) as pool:
             for future in [pool.submit(begin) for _ in range(6)]:
                 future.result(WAIT_S)
-        assert sorted(os.listdir(path)) == ["dsfs.json", "segments", "versions"]
+        assert sorted(os.listdir(path)) == MADE
 
 
 def test_foreign_directory_is_refused_and_left_alone(tmp_path: Path) -> None:
@@ -69,6 +71,9 @@ def test_what_file_systems_and_crashes_leave_does_not_make_it_foreign(tmp_path: 
     (tmp_path / name).write_text("")
     directory(tmp_path)
     assert (tmp_path / "dsfs.json").exists()
+    assert (tmp_path / name).exists(), "another node may be about to complete it"
+    age(tmp_path)
+    directory(tmp_path)
     assert (tmp_path / name).exists() == (".new-" not in name)
 
 
@@ -114,7 +119,7 @@ def test_beginning_that_stops_at_any_step_can_be_begun_again(tmp_path: Path, err
             directory(path)
         backing = directory(path)
         backing.reserve(1)
-        assert {name for name in os.listdir(path) if ".new-" not in name} == {"dsfs.json", "segments", "versions"}
+        assert sorted(name for name in os.listdir(path) if ".new-" not in name) == MADE
         if not stop.was_reached:
             assert step > 5
             break
@@ -277,7 +282,7 @@ def test_nothing_is_filled_or_made_where_the_mark_is_gone(tmp_path: Path) -> Non
     clock = Clock()
     backing = directory(tmp_path, clock=clock)
     backing.failed(OSError(errno.EIO, "sick"))
-    for name in ("segments", "versions"):
+    for name in MADE[1:]:
         (tmp_path / name).rmdir()
     (tmp_path / "dsfs.json").unlink()
     clock.now_s += 11

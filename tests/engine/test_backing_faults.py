@@ -233,25 +233,36 @@ async def test_segment_that_could_not_be_sealed_is_sealed_when_it_is_opened_agai
     assert origin.count(PREFIX + "v1/small") == 1
 
 
-@pytest.mark.expects_log("cannot be opened")
+@pytest.mark.expects_log("cannot be opened", "a (fill|claim) failed")
 async def test_segment_that_cannot_be_opened_is_read_from_the_origin_and_counted_right_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     origin = sample_origin()
     async with running(tmp_path, origin) as engine:
         assert await engine.read_path("v1/small") == SMALL
-
-    def fails(self: object) -> None:
-        raise OSError(errno.ESTALE, "stale")
-
+    faults = Faults(monkeypatch)
+    faults.fail("segment.open_sealed", errno.EIO, times=1_000)
     async with running(tmp_path, origin) as engine:
-        with monkeypatch.context() as patched:
-            patched.setattr("dsfs.storage.segment.SegmentFile.open", fails)
-            assert await engine.read_path("v1/small") == SMALL
+        assert await engine.read_path("v1/small") == SMALL
         assert origin.count(PREFIX + "v1/small") == 2
         await engine.settle()
+        faults.fail("segment.open_sealed", errno.EIO, times=0)
         assert await engine.read_path("v1/small") == SMALL
     assert origin.count(PREFIX + "v1/small") == 2
+
+
+@pytest.mark.expects_log("cannot be opened")
+async def test_segment_that_could_not_be_opened_for_a_moment_is_not_fetched_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything is fetched it is looked once more what is there."""
+    origin = sample_origin()
+    async with running(tmp_path, origin) as engine:
+        assert await engine.read_path("v1/small") == SMALL
+    async with running(tmp_path, origin) as engine:
+        Faults(monkeypatch).fail("segment.open_sealed", errno.EIO)
+        assert await engine.read_path("v1/small") == SMALL
+    assert origin.count(PREFIX + "v1/small") == 1
 
 
 @pytest.mark.expects_log("fetch failed", "has drifted")

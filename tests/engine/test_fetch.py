@@ -1,5 +1,6 @@
 """Fetching: each block once for all who want it, answered as early as possible, readers before readahead."""
 
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -107,9 +108,12 @@ async def test_reader_overtakes_readahead_that_was_queued_before(tmp_path: Path)
         assert file.segment is not None
         engine.fetcher.ahead(file.segment, 0, 5 * RUN // BLOCK, RUN // BLOCK, Discarding.CONSUMED)
         await until(gate.reached.is_set)
+        claimed = partial(engine.metrics.claims_asked.value, "granted")
+        await until(lambda: claimed() == 5, "all of the readahead being queued")
         async with trio.open_nursery() as nursery:
             readers = Readers(engine, nursery)
             await readers.start(0, 5 * RUN)  # not asked for yet
+            await until(lambda: claimed() == 6, "its claim")
             await readers.start(1, 3 * RUN)  # queued as readahead: promoted
             await until(lambda: engine.metrics.flight_joins.value() == 1)
             gate.open()
@@ -132,9 +136,10 @@ async def test_of_a_pack_only_the_wanted_file_goes_before_what_other_readers_wai
             nursery.start_soon(engine.read, large, 0, 4096)
             await until(gate.reached.is_set)
             nursery.start_soon(engine.read, small)
-            await until(lambda: engine.fetcher.in_flight == 2)
+            claimed = partial(engine.metrics.claims_asked.value, "granted")
+            await until(lambda: claimed() == 2, "the pack being queued")
             nursery.start_soon(engine.read, large, 8 * MIB, 4096)
-            await until(lambda: engine.fetcher.in_flight == 3)
+            await until(lambda: claimed() == 3, "the other run of the large file being queued")
             gate.open()
         await engine.settle()
         for file in (large, small):

@@ -11,7 +11,8 @@ from random import Random
 import pytest
 
 from dsfs.model.blocks import PAGE
-from dsfs.storage.filesystem import NEW, DirectFile, FileSystem, file_system_of, is_abandoned, remove, replace_file
+from dsfs.storage.filesystem import NEW, DirectFile, FileSystem, file_system_of, is_unfinished, remove, replace_file
+from tests.engine.faults import Faults
 from tests.engine.segment_sample import medium, page_aligned
 from tests.engine.stopping import DiedError, stopping_at
 
@@ -90,10 +91,11 @@ def test_invalid_argument_of_a_buffered_file_is_an_error(file: DirectFile) -> No
         file.write(buffer_with(CONTENT), 5 * PAGE, 0)
 
 
-def test_file_that_cannot_be_given_its_size_is_not_left_open(folder: Path) -> None:
+def test_file_that_cannot_be_given_its_size_is_not_left_open(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Faults(monkeypatch).fail("direct.resize", errno.ENOSPC)
     before = len(os.listdir("/proc/self/fd"))
-    with pytest.raises(OSError, match="Invalid argument"):
-        DirectFile(folder / "other", size=-1)
+    with pytest.raises(OSError, match="No space"):
+        DirectFile(folder / "other", size=PAGE)
     assert len(os.listdir("/proc/self/fd")) == before
 
 
@@ -119,10 +121,10 @@ def test_removal_of_what_is_not_there_is_no_error(tmp_path: Path) -> None:
         remove(tmp_path / "folder")
 
 
-def test_only_what_another_process_left_is_abandoned() -> None:
-    assert is_abandoned("catalog.new-0123456789ab")
-    assert not is_abandoned("catalog" + NEW)
-    assert not is_abandoned("catalog")
+def test_what_another_process_has_not_completed_is_told_by_its_name() -> None:
+    assert is_unfinished("catalog.new-0123456789ab")
+    assert not is_unfinished("catalog" + NEW)
+    assert not is_unfinished("catalog")
 
 
 @pytest.mark.parametrize(

@@ -5,15 +5,18 @@ import json
 import os
 import shutil
 from contextlib import suppress
+from functools import partial
 from itertools import count
 from pathlib import Path
 
 import pytest
 
-from dsfs.storage import filesystem, generations
+from dsfs.storage import faultpoint, filesystem
+from dsfs.storage.filesystem import FileSystem
 from dsfs.storage.generations import CATALOG, SUMMARY, GenerationStore, PlacedGeneration
 from tests.engine.segment_sample import flip
 from tests.engine.stopping import DiedError, stopping_at
+from tests.rig.segmentdir import age
 
 A, B, C = "aa" * 20, "bb" * 20, "cc" * 20
 damaged = pytest.mark.expects_log("is damaged and left out|describes no generation")
@@ -28,12 +31,14 @@ class Node:
         self._built = tmp_path / name / "built.mdb"
         self.local.mkdir(parents=True, exist_ok=True)
         self.shared.mkdir(parents=True, exist_ok=True)
-        self.store = GenerationStore(self.local, self.shared)
+        self.store = GenerationStore(self.local, self.shared, FileSystem("ceph"))
 
     def add(self, generation: str, content: bytes | None = None) -> PlacedGeneration:
         """As after a listing; the catalog's bytes are told by the generation unless they are given."""
         self._built.write_bytes(content or generation.encode() * 1000)
-        return self.store.add("photos", "v1", self._built, {"generation": generation, "files": 3})
+        placed = self.store.add("photos", "v1", self._built, {"generation": generation, "files": 3})
+        self.store.share("photos", "v1", placed)
+        return placed
 
     def current(self) -> str | None:
         """The generation that is current, after a look at whether it can be opened here."""
@@ -45,6 +50,11 @@ class Node:
         assert json.loads((placed.path / SUMMARY).read_text())["generation"] == placed.generation
         return placed.generation
 
+    def known(self, dataset: str) -> list[str]:
+        """Versions that have a catalog on either side; datasets if there is no dataset."""
+        names = partial(self.store.versions, dataset) if dataset else self.store.datasets
+        return sorted({*names(True), *names(False)})
+
     def folder(self, side: str) -> Path:
         return (self.local if side == "local" else self.shared) / "photos" / "v1"
 
@@ -54,15 +64,15 @@ def node(tmp_path: Path) -> Node:
     return Node(tmp_path)
 
 
-def restart(monkeypatch: pytest.MonkeyPatch, token: str) -> None:
-    """Names of what is not complete yet are other ones in another process."""
-    for module in (filesystem, generations):
-        monkeypatch.setattr(module, "NEW", f".new-{token}")
+def restart(monkeypatch: pytest.MonkeyPatch, token: str, folder: Path) -> None:
+    """In another process, much later: names of what is not complete yet are other ones."""
+    monkeypatch.setattr(filesystem, "NEW", f".new-{token}")
+    age(folder)
 
 
 def test_version_without_a_catalog_has_no_generation(node: Node) -> None:
     assert node.current() is None
-    assert node.store.datasets() == node.store.versions("photos") == []
+    assert node.known("") == node.known("photos") == []
     assert node.store.catalogs("photos", "v1") == []
 
 
@@ -72,8 +82,8 @@ def test_generation_lies_on_both_sides_and_the_newest_is_current(node: Node) -> 
         assert placed.path == node.folder("local") / generation
         assert node.current() == generation
     assert sorted(os.listdir(node.folder("local"))) == sorted(os.listdir(node.folder("shared"))) == [A, B]
-    assert node.store.datasets() == ["photos"]
-    assert node.store.versions("photos") == ["v1"]
+    assert node.known("") == ["photos"]
+    assert node.known("photos") == ["v1"]
     assert sorted(node.store.catalogs("photos", "v1")) == [node.folder("local") / name / CATALOG for name in (A, B)]
 
 
@@ -176,7 +186,7 @@ def test_foreign_files_are_passed_over(node: Node) -> None:
     (node.folder("shared") / ".snapshot").mkdir()
     (node.shared / ".snapshot").mkdir()
     assert node.current() == A
-    assert node.store.datasets() == ["photos"]
+    assert node.known("") == ["photos"]
 
 
 @pytest.mark.expects_log("cannot be put into the backing directory")
@@ -189,6 +199,24 @@ def test_backing_directory_that_takes_no_catalog_costs_the_other_nodes_theirs(tm
     node.shared.mkdir()
     assert node.current() == A
     assert Node(tmp_path, "two").current() == A
+
+
+def test_generation_that_another_node_places_at_the_same_moment_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = Node(tmp_path), Node(tmp_path, "two")
+    passed: list[str] = []
+
+    def overtake(point: str) -> None:
+        passed.append(point)
+        if point == "generation.place" and passed.count(point) == 2:  # the first was on the local disk
+            monkeypatch.setattr(faultpoint, "hook", None)
+            two.add(A)
+
+    monkeypatch.setattr(faultpoint, "hook", overtake)
+    one.add(A)
+    assert os.listdir(one.folder("shared")) == [A]
+    assert one.current() == two.current() == A
 
 
 @pytest.mark.expects_log("is damaged|describes no generation|cannot be (copied|put)")
@@ -205,7 +233,7 @@ def test_add_that_stops_at_any_step_leaves_a_whole_generation(
             node.add(generation)
         with stopping_at(step, type(error)(*error.args)) as stop, suppress(OSError):
             node.add(B)
-        restart(monkeypatch, f"{step:012}")
+        restart(monkeypatch, f"{step:012}", folder)
         for name in ("one", "two"):
             current = Node(folder, name).current()
             assert current == B or (stop.was_reached and current == (old[-1] if old else None))
@@ -230,7 +258,7 @@ def test_copy_that_stops_at_any_step_is_made_at_the_next_look(
         two = Node(folder, "two")
         with stopping_at(step, type(error)(*error.args)) as stop:
             two.store.current("photos", "v1")
-        restart(monkeypatch, f"{step:012}")
+        restart(monkeypatch, f"{step:012}", folder)
         assert Node(folder, "two").current() == A
         assert os.listdir(Node(folder, "two").folder("local")) == [A]
         if not stop.was_reached:

@@ -168,8 +168,8 @@ class Machine:
 
 
 @pytest.mark.expects_log(
-    "a fill failed", "cannot be (sealed|opened)", "could not be used", "is not what was written", "was changed after",
-    "was removed", "cut short", "fetch failed",
+    "a (fill|claim) failed", "cannot be (sealed|opened)", "could not be used", "is not what was written",
+    "was changed after", "was removed", "cut short", "fetch failed",
 )  # fmt: skip
 @hypothesis.settings(max_examples=30, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
 @hypothesis.given(program=st.lists(steps, min_size=1, max_size=10), settings=settings)

@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from dsfs.cache.memory import PATIENCE_S, Discarding, Memory, shares
+from dsfs.cache.memory import PATIENCE_S, Discarding, Memory, fills_at_once, shares
 from dsfs.cache.pool import Ticket
 from dsfs.cache.runs import Run
 from dsfs.cache.slot import SLOT_SIZES, Slot
@@ -65,6 +65,11 @@ def test_the_limit_holds_both_budgets_and_each_holds_the_largest_slot(limit_byte
     for_runs, for_resident = shares(limit_bytes, connections)
     assert for_runs + for_resident < limit_bytes
     assert for_runs >= for_resident >= LARGE
+
+
+@pytest.mark.parametrize(("limit_bytes", "count"), [(LARGE, 1), (6 * LARGE, 3), (16 * LARGE, 8), (1 << 36, 8)])
+def test_fills_that_hang_leave_half_of_the_memory(limit_bytes: int, count: int) -> None:
+    assert fills_at_once(limit_bytes) == count
 
 
 def test_slot_is_the_smallest_that_holds_the_length() -> None:

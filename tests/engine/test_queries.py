@@ -37,8 +37,8 @@ def spoil_catalogs(directory: Path, version: str) -> None:
 def queries_of(engine: Engine) -> Queries:
     datasets = cast(Datasets, SimpleNamespace(origins=[engine.origin], count=lambda: None))
     return Queries(
-        engine.library, engine.opener, engine.filler, lambda: engine.memory.used_bytes, engine.backing, engine.index,
-        datasets, engine.warmer, Path("/mnt"), Path("/etc/dsfs.toml"), engine.settings.memory_bytes,
+        engine.library, engine.opener, engine.filler, lambda: engine.memory.used_bytes, engine.backing, engine.health,
+        engine.index, datasets, engine.warmer, Path("/mnt"), Path("/etc/dsfs.toml"), engine.settings.memory_bytes,
     )  # fmt: skip
 
 

@@ -9,9 +9,11 @@ import pytest
 from dsfs.model.errors import BackingError
 from dsfs.model.request import WarmRequest
 from dsfs.storage import requests
+from dsfs.storage.filesystem import FileSystem
 from dsfs.storage.requests import RequestFolder
 from tests.engine.faults import Faults
 
+LOCAL = FileSystem("ext4")
 V1 = WarmRequest("photos", "v1")
 V1_TRAIN = WarmRequest("photos", "v1", "train/**")
 DAY_NS = 86_400 * 10**9
@@ -19,7 +21,7 @@ DAY_NS = 86_400 * 10**9
 
 @pytest.fixture
 def folder(tmp_path: Path) -> RequestFolder:
-    return RequestFolder(tmp_path / "requests", lambda: None)
+    return RequestFolder(tmp_path / "requests", LOCAL, lambda: None)
 
 
 def files(tmp_path: Path) -> list[Path]:
@@ -30,7 +32,7 @@ def test_request_is_read_by_whoever_looks_until_it_is_withdrawn(folder: RequestF
     assert folder.all() == {}
     folder.place(V1)
     folder.place(V1_TRAIN)
-    other = RequestFolder(tmp_path / "requests", lambda: None)
+    other = RequestFolder(tmp_path / "requests", LOCAL, lambda: None)
     assert set(other.all()) == {V1, V1_TRAIN}
     other.withdraw(V1)
     other.withdraw(V1)  # another node was first
@@ -95,7 +97,7 @@ def test_nothing_is_written_below_a_mount_that_is_gone(tmp_path: Path) -> None:
     def is_away() -> None:
         raise OSError(errno.ESTALE, "dsfs.json is gone, is it still mounted?")
 
-    folder = RequestFolder(tmp_path / "requests", is_away)
+    folder = RequestFolder(tmp_path / "requests", LOCAL, is_away)
     with pytest.raises(BackingError, match="is it still mounted"):
         folder.place(V1)
     with pytest.raises(OSError, match="is it still mounted"):  # and not: there are none

@@ -15,7 +15,8 @@ from dsfs.model.blocks import BLOCK, RUN, BlockTable, PackBlocks, UniformBlocks
 from dsfs.model.errors import BlockLostError
 from dsfs.storage import faultpoint
 from dsfs.storage.filesystem import DirectFile
-from dsfs.storage.segment import TRUSTED, SegmentFile, State
+from dsfs.storage.presence import TRUSTED
+from dsfs.storage.segment import SegmentFile, State
 from tests.engine.segment_sample import Sample, flip, medium, page_aligned, touch
 
 TABLES: dict[str, BlockTable] = {

@@ -21,7 +21,7 @@ from tests.engine.warming import LARGE, begin, ended, found, requests_in, sample
 @pytest.mark.expects_log("has ETag|has drifted")
 async def test_drifted_objects_end_a_warm_with_the_reason_and_cost_the_others_nothing(tmp_path: Path) -> None:
     origin, contents = sample()
-    async with running(tmp_path, origin) as engine:
+    async with running(tmp_path, origin, Settings(connections=1)) as engine:  # so that it learns before it asks again
         await engine.read_path("v1/small/000")
         origin.put(PREFIX + "v1/small/050", b"new")
         origin.put(PREFIX + "v1/large", b"new")

@@ -125,7 +125,7 @@ def cut_short(file: Path) -> None:
 
 @pytest.mark.needs("root")
 @pytest.mark.expects_log(
-    "a fill failed|cannot be (sealed|opened|taken back)|was removed while|could not be used|dropped"
+    "a (fill|claim) failed|cannot be (sealed|opened|taken back)|was removed while|could not be used|dropped"
 )
 @pytest.mark.parametrize("trouble", ["full", "read-only", "gone"])
 def test_s16_trouble_with_the_backing_directory_costs_no_reader_anything(

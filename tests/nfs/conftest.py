@@ -1,4 +1,4 @@
-"""One guest for this folder: an NFS server, three clients, an origin; daemons on the clients share a directory.
+"""One guest for this folder: an NFS server, four clients, an origin; daemons on the clients share a directory.
 
 What a test breaks is mended behind it, and the exports are emptied.  The log of each daemon is read at the end of its
 test: what is at WARNING or above, and not declared by `expects_log(regex)`, fails the test.
@@ -26,7 +26,7 @@ _serial = itertools.count(1)
 
 @pytest.fixture(scope="session")
 def booted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NfsRig]:
-    with NfsRig(tmp_path_factory.getbasetemp()) as running:
+    with NfsRig(tmp_path_factory.getbasetemp(), ("a", "b", "c", "d")) as running:
         yield running
 
 

@@ -5,11 +5,11 @@ from collections.abc import Iterable
 
 LOG_LINE = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z ((\w+) .*)")
 HARMLESS = ("DEBUG", "INFO")
-# The rig's backing directory is a local one, and may be small; a summary of repeats stands for lines of which the first
-# was judged.
+# The rig's backing directory is a local one, and may be small; tests of an origin's faults have little patience with
+# it; a summary of repeats stands for lines of which the first was judged.
 USUAL = re.compile(
     r"\[backing\] path: .* not on a network file system|\[backing\] limit: .* is more than the .* file system there"
-    r"|state_dir: .* is on tmpfs|: \d+ more like this within "
+    r"|\[backing\] timeout: not shorter|state_dir: .* is on tmpfs|: \d+ more like this within "
 )
 
 

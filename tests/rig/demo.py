@@ -205,8 +205,8 @@ allow_other = false
         return sum(version["resident_bytes"] for version in status["versions"])
 
     def drop_page_cache(self) -> None:
-        """Of the backing directory's files only: nobody else on this machine is to become slower."""
-        for path in self.backing.rglob("*"):
+        """Of the segments only: nobody else on this machine is to become slower."""
+        for path in (self.backing / "segments").rglob("*"):
             if path.is_file():
                 with path.open("rb") as file:
                     os.fsync(file.fileno())

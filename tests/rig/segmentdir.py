@@ -1,5 +1,6 @@
 """What lies in a backing directory, as its files say, without asking a daemon."""
 
+import os
 from pathlib import Path
 
 from dsfs.model.blocks import BlockTable, PackBlocks, UniformBlocks
@@ -11,6 +12,14 @@ from dsfs.storage.catalog import Catalog
 def files_below(folder: Path) -> list[str]:
     """Every file, by its path relative to `folder`."""
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def age(backing: Path) -> None:
+    """Let what a crash may have left half made be older than anything another node is about to complete."""
+    for path in backing.rglob("*"):
+        is_sealed = path.suffix == ".part" and path.with_suffix("").exists()  # the same file, perhaps
+        if ".new-" in path.name or (path.suffix in (".part", ".map", ".sum") and not is_sealed):
+            os.utime(path, (0, 0))
 
 
 def taken_bytes(backing: Path) -> int:

@@ -80,7 +80,7 @@ def test_full_file_system_costs_readers_nothing_and_fills_go_on_when_there_is_ro
     assert node.stop() == 0
 
 
-@pytest.mark.expects_log("backing directory: a fill failed", "cannot be sealed", "cannot be put into", "No space left")
+@pytest.mark.expects_log("a (fill|claim) failed", "cannot be sealed", "cannot be put into", "No space left")
 def test_fill_that_meets_a_full_medium_pauses_and_resumes_by_itself(
     tmp_path: Path, new_node: NewNode, version: SourceVersion
 ) -> None:
@@ -116,7 +116,7 @@ def take_all_inodes(folder: Path) -> list[Path]:
     raise AssertionError("the file system has no end of inodes")
 
 
-@pytest.mark.expects_log("cannot be sealed", "a fill failed", "No space left")
+@pytest.mark.expects_log("cannot be sealed", "a (fill|claim) failed", "No space left")
 def test_segment_whose_checksums_do_not_fit_stays_readable_and_is_sealed_later(
     tmp_path: Path, new_node: NewNode, proxy: FaultProxy, version: SourceVersion
 ) -> None:

@@ -18,8 +18,6 @@ from tests.rig.smallfs import SmallFilesystem
 from tests.rig.wait import wait_until
 
 NewNode = Callable[..., Node]
-# What two nodes that fill one segment at the same time say as long as they do not claim what they fill.
-COLLISIONS = ("cannot be sealed", "segment [0-9a-f]{40}", "a fill failed")
 
 
 def units(version: SourceVersion, names: list[str] | None = None) -> int:
@@ -141,7 +139,6 @@ def test_full_backing_directory_is_the_reason_and_no_readers_matter(
         assert node.stop() == 0
 
 
-@pytest.mark.expects_log(*COLLISIONS)
 def test_two_nodes_warm_one_directory_together(
     new_node: NewNode, proxy: FaultProxy, version: SourceVersion, record_property: Callable[[str, object], None]
 ) -> None:
@@ -157,7 +154,7 @@ def test_two_nodes_warm_one_directory_together(
     ratio = proxy.data_bytes / version.size_bytes
     record_property("origin bytes / distinct bytes", ratio)
     assert min(own) > 0
-    assert 1 <= ratio <= 2  # each node once: neither knows what the other is at, only what is filled
+    assert 1 <= ratio <= 1.01
     assert list((a.backing / "requests").iterdir()) == []
     proxy.clear()
     proxy.reset()

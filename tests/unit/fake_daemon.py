@@ -8,6 +8,7 @@ from typing import Any
 import trio
 
 from dsfs.admin.control import ControlServer, Verb
+from tests.unit.test_render import NODES
 
 NOW_S = 1_800_000_000.0
 STATUS = {
@@ -55,6 +56,7 @@ class FakeDaemon:
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.answers: dict[str, object] = {
             "status": STATUS,
+            "nodes": NODES,
             "ls": {"entries": [{"name": "speech", "kind": "dataset"}]},
             "why": WHY,
             "drop": V1 | {"dropped_bytes": 4096, "segments": 2},

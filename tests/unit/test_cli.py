@@ -53,6 +53,7 @@ def page_of(
 @pytest.mark.usefixtures("daemon")
 def test_reading_verbs_print_pages_for_people(page_of: Callable[..., str]) -> None:
     assert page_of("status").startswith("daemon      /datasets: ready, dsfs 0.1.0, pid 7, for 2h")
+    assert page_of("status", "--nodes").startswith("NODE")
     assert page_of("ls").splitlines()[1].strip() == "speech/"
     assert page_of("why", "speech/v1/a").startswith("path        speech/v1/a\n")
 
@@ -72,6 +73,7 @@ def test_changes_say_what_they_did(page_of: Callable[..., str]) -> None:
     [
         (["status"], ("status", {})),
         (["status", "speech"], ("status", {"target": "speech"})),
+        (["status", "--nodes"], ("nodes", {})),
         (["ls"], ("ls", {"target": None})),
         (["ls", "speech/v1"], ("ls", {"target": "speech/v1"})),
         (["why", "speech/v1/a"], ("why", {"path": "speech/v1/a"})),
@@ -88,10 +90,7 @@ def test_changes_say_what_they_did(page_of: Callable[..., str]) -> None:
     ],
 )
 def test_json_is_what_the_daemon_answered(
-    daemon: FakeDaemon,
-    capsys: pytest.CaptureFixture[str],
-    arguments: list[str],
-    asked: tuple[str, dict[str, Any]],
+    daemon: FakeDaemon, capsys: pytest.CaptureFixture[str], arguments: list[str], asked: tuple[str, dict[str, Any]]
 ) -> None:
     assert cli.main([*arguments, "--json", "--socket", str(daemon.path)]) == 0
     assert json.loads(capsys.readouterr().out) == daemon.answers[asked[0]]

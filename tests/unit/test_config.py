@@ -253,6 +253,9 @@ def test_unlikely_places_are_warned_of() -> None:
     assert any("/mnt/ontap/dsfs is on ext4 (/), not on a network file system" in line for line in warnings)
 
 
+def test_backing_directory_that_is_waited_for_longer_than_the_origin_is_warned_of() -> None:
+    config = config_of(EXAMPLE.replace("[memory]", 'timeout = "30s"\n[memory]'))
+    assert any(line.startswith("[backing] timeout: not shorter") for line in preflight(config, [ROOT, NFS]))
 def test_limits_beyond_what_there_is_are_warned_of(tmp_path: Path) -> None:
     text = EXAMPLE.replace("/mnt/ontap/dsfs", str(tmp_path / "backing"))
     assert not [line for line in preflight(config_of(text.replace("2TiB", "1MiB"))) if " limit: " in line]

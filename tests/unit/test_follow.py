@@ -27,10 +27,6 @@ PAUSED = {**WARM, "state": "paused", "reason": "backing.limit is reached", "rate
 MISSING = {"reason": "the origin has other objects", "bytes": 4096, "example": "lake/x"}
 
 
-def print_text(text: str) -> None:
-    print(text, end="")
-
-
 class Daemon:
     """Answers with one step of a warm after the other; the last one stays."""
 
@@ -49,7 +45,9 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def followed(*steps: Mapping[str, Any], as_json: bool = False, patience_s: float = 300.0) -> None:
-    follow.follow(cast(ControlClient, Daemon(*steps)), WARM, print_text, as_json=as_json, patience_s=patience_s)
+    daemon = cast(ControlClient, Daemon(*steps))
+    for text in follow.follow(daemon, WARM, as_json=as_json, patience_s=patience_s):
+        print(text, end="")
 
 
 def test_line_says_how_far_how_fast_and_how_long() -> None:
@@ -77,11 +75,8 @@ def test_lines_come_when_the_state_changes_and_the_end_is_the_last(capsys: pytes
 def test_lines_come_every_few_seconds_while_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     now_s = iter(range(100))
     monkeypatch.setattr(time, "monotonic", lambda: float(next(now_s)))
-    written: list[str] = []
-    lines = follow.Lines(written.append, as_json=False)
-    for _ in range(11):
-        lines.show(WARM)
-    assert len(written) == 3
+    lines = follow.Lines(as_json=False)
+    assert sum(len(list(lines.show(WARM))) for _ in range(11)) == 3
 
 
 def test_events_are_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -127,7 +122,7 @@ def test_interrupt_leaves_the_warm_running_and_says_so(
 
     monkeypatch.setattr(time, "sleep", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        follow.begin(cast(ControlClient, Beginning(WARM)), {}, print_text, as_json=False, patience_s=1.0)
+        list(follow.begin(cast(ControlClient, Beginning(WARM)), {}, as_json=False, patience_s=1.0))
     assert capsys.readouterr().err == "dsfs: the warm goes on by itself; dsfs warm --stop photos/v1 ends it\n"
 
 
@@ -142,7 +137,7 @@ def test_bar_shows_name_bytes_and_pace(monkeypatch: pytest.MonkeyPatch) -> None:
     bar = follow.Bar()
     bar.progress.live.console = console = Console(file=io.StringIO(), width=160, force_terminal=True)
     for step in ({**WARM, "total_bytes": 0, "resident_bytes": 0, "state": "listing"}, {**WARM, "path": "[red]*"}):
-        bar.show(step)
+        assert list(bar.show(step)) == []
     console.print(bar.progress.get_renderable())
     assert isinstance(console.file, io.StringIO)
     shown = console.file.getvalue()
@@ -152,8 +147,11 @@ def test_bar_shows_name_bytes_and_pace(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_terminal_gets_the_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
-    with follow._view(print_text, as_json=False) as view:
+    for stream in (sys.stdout, sys.stderr):
+        with follow._view(as_json=False) as view:
+            assert isinstance(view, follow.Lines)
+        monkeypatch.setattr(stream, "isatty", lambda: True, raising=False)
+    with follow._view(as_json=False) as view:
         assert isinstance(view, follow.Bar)
-    with follow._view(print_text, as_json=True) as view:
+    with follow._view(as_json=True) as view:
         assert isinstance(view, follow.Lines)

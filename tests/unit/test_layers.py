@@ -16,6 +16,7 @@ LAYERS = [  # bottom to top; those of one line may not import each other
     {"storage"},
     {"cache"},
     {"mount", "admin"},
+    {"doctor"},
     {"daemon"},
     {"cli"},
 ]

@@ -107,7 +107,7 @@ def test_name_can_be_declared_only_once() -> None:
 
 def test_every_metric_has_a_name_with_its_unit_and_one_sentence() -> None:
     for metric in Metrics().registry:
-        assert re.fullmatch(r"[a-z]+\.[a-z_]*(total|bytes|seconds)", metric.name), metric.name
+        assert re.fullmatch(r"[a-z]+\.[a-z_]*(total|bytes|seconds|nodes)", metric.name), metric.name
         assert (metric.type == "counter") == metric.name.endswith("_total")
         assert metric.help.endswith(".")
         assert metric.help.count(".") == 1

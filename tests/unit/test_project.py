@@ -16,6 +16,7 @@ import pytest
 
 from dsfs import __version__, cli
 from dsfs.config import SECTIONS, Config, DatasetConfig, Key, keys_of
+from dsfs.doctor.visit import CHECKS
 from dsfs.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
@@ -69,6 +70,11 @@ def metrics_table() -> str:
     return "\n".join(rows)
 
 
+def doctor_table() -> str:
+    rows = ["| check | what it looks at | ok, and when not |", "|---|---|---|"]
+    return "\n".join(rows + [f"| `{check.name}` | {check.asks} | {check.wants} |" for check in CHECKS])
+
+
 def exit_codes_table() -> str:
     rows = ["| exit code | meaning |", "|---|---|"]
     return "\n".join(rows + [f"| {code} | {meaning} |" for code, meaning in cli.EXIT_CODES.items()])
@@ -90,6 +96,7 @@ def test_nothing_is_left_unfinished() -> None:
         ("config", config_table()),
         ("metrics", metrics_table()),
         ("exit-codes", exit_codes_table()),
+        ("doctor", doctor_table()),
     ],
 )
 def test_table_of_the_readme_is_what_the_code_says(name: str, table: str) -> None:

@@ -1,8 +1,12 @@
 """What the daemon answers, as people see it."""
 
+import json
+from dataclasses import replace
 from typing import Any
 
 from dsfs.admin.render import Page
+from dsfs.model.usage import Dependency, content_of
+from tests.rig.usages import usage_of
 
 NOW_S = 1_800_000_000.0
 EVIL = "x\n\x1b[2Jy[red]"
@@ -79,6 +83,29 @@ WHY: dict[str, Any] = {
     "last_fetch": {"at_s": NOW_S - 60, "bytes": 5000, "seconds": 0.5, "attempts": 2},
     "last_error": {"at_s": NOW_S - 61, "message": "HTTP 503 SlowDown"},
 }
+USAGE = json.loads(content_of(usage_of("gpu1", files=2)))
+PAUSED = Dependency("/mnt", "paused", "it is full")
+TROUBLED = json.loads(content_of(replace(usage_of("gpu2"), backing=PAUSED, trouble=(EVIL,))))
+FAILING = USAGE | {"origins": [{"name": "s3://lake", "state": "failing", "reason": "403"}]}
+NODES: dict[str, Any] = {
+    "this": "00bb",
+    "nodes": [
+        {"node": "00aa", "state": "alive", "seen_ago_s": 1.4, "trouble": "", "usage": USAGE},
+        {"node": "00bb", "state": "alive", "seen_ago_s": 0, "trouble": "", "usage": TROUBLED},
+        {"node": "00cc", "state": "silent", "seen_ago_s": 125, "trouble": "", "usage": FAILING},
+        {"node": "00dd", "state": "unknown", "seen_ago_s": None, "trouble": "heartbeat: denied", "usage": None},
+    ],
+    "versions_in_use": [
+        {
+            "dataset": "photos",
+            "version": "v1",
+            "generation": "0123456789abcdef",
+            "open_files": {"00aa": 2, "00cc": 1},
+        }
+    ],
+    "segments_in_use": 2,
+    "nodes_with_unknown_use": ["00dd"],
+}
 ENTRIES = [
     {
         "name": "speech",
@@ -90,6 +117,10 @@ ENTRIES = [
     },
     {"name": EVIL, "kind": "file", "bytes": 10, "resident_bytes": 10, "files": None, "state": None},
 ]
+
+
+def nodes_page() -> str:
+    return Page(NOW_S).nodes(NODES)
 
 
 def status_page() -> str:
@@ -157,8 +188,30 @@ def test_status_names_drifted_files_and_keys_left_out_with_the_reason() -> None:
     assert "speech/v1: 2 keys that no path can hold are left out\n  a//b: empty component\n" in page
 
 
+def test_nodes_are_shown_with_what_they_do_while_they_are_alive() -> None:
+    lines = nodes_page().splitlines()
+    assert lines[0].split("  ")[0] == "NODE"
+    rows = [line.split() for line in lines[1:5]]
+    assert rows[0][:5] == ["gpu1", "00aa", "alive", "1s", "ago"]
+    assert " ".join(rows[0][5:]) == "0.1.0 75.0 % 2.93 KiB 1000 B ok ok photos/v1 (2 files, 977 KiB/s)"
+    assert rows[1][:4] == ["gpu2", "00bb", "(this)", "alive"]
+    assert " ".join(rows[2]) == "gpu1 00cc silent 2m 5s ago 0.1.0 75.0 % 2.93 KiB 1000 B"
+    assert rows[3] == ["?", "00dd", "unknown"]
+
+
+def test_nodes_end_with_what_is_in_use_and_what_is_wrong() -> None:
+    lines = nodes_page().splitlines()
+    assert lines[7].split() == ["photos/v1", "0123456789ab", "3", "gpu1,", "gpu1"]
+    assert lines[9:] == [
+        "gpu2: nothing is filled because it is full",
+        r"gpu2: x\n\x1b[2Jy[red]",
+        "?: node 00dd cannot be understood: heartbeat: denied",
+        "?: what it has in use is not known",
+    ]
+
+
 def test_name_from_the_origin_cannot_steer_the_terminal() -> None:
-    for page in (status_page(), ls_page()):
+    for page in (status_page(), ls_page(), nodes_page()):
         assert "\x1b" not in page
         assert r"x\n\x1b[2Jy[red]" in page
 

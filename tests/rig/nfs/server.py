@@ -19,6 +19,7 @@ nfsdcld
 echo {MAX_TRANSFER_BYTES} >/proc/fs/nfsd/max_block_size
 echo {LEASE_S} >/proc/fs/nfsd/nfsv4leasetime
 echo {LEASE_S} >/proc/fs/nfsd/nfsv4gracetime
+echo {LEASE_S} >/proc/sys/fs/nfs/nlm_grace_period # its 50 s hold up locks of version 4, too
 chmod 1777 /mnt/large /mnt/small
 rpc.nfsd --nfs-version 4.2 {THREADS}
 rpc.mountd

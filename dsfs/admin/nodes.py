@@ -1,0 +1,52 @@
+"""What `dsfs status --nodes` answers: every node as this one sees it, and which versions are in use by whom."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from dsfs.cache.heartbeat import Heartbeat
+from dsfs.model.errors import BackingError
+from dsfs.model.nodes import Look
+
+Answer = dict[str, object]
+
+
+class AskBacking(Protocol):
+    """Has a question answered that may wait for the backing directory; BackingError if it takes too long."""
+
+    def __call__(self, question: Callable[[], Look]) -> Awaitable[Look]: ...
+
+
+@dataclass
+class Neighbours:
+    """Looks at all nodes through the backing directory."""
+
+    heartbeat: Heartbeat
+    ask_backing: AskBacking
+
+    async def answer(self, args: dict[str, Any]) -> Answer:
+        """All nodes; BackingError if this one cannot see them."""
+        try:
+            look = await self.ask_backing(self.heartbeat.look)
+        except OSError as exc:
+            raise BackingError(f"the nodes cannot be seen: {exc.strerror}") from exc
+        uses = look.uses()
+        return {
+            "this": self.heartbeat.nodes.node,
+            "nodes": [
+                {
+                    "node": sighting.node,
+                    "state": look.life(sighting).value,
+                    "seen_ago_s": look.age_s(sighting),
+                    "trouble": sighting.trouble,
+                    "usage": asdict(sighting.usage) if sighting.usage else None,
+                }
+                for sighting in look.sightings
+            ],
+            "versions_in_use": [
+                {"dataset": dataset, "version": version, "generation": generation, "open_files": dict(by_node)}
+                for (dataset, version, generation), by_node in sorted(uses.versions.items())
+            ],
+            "segments_in_use": len(uses.segments),
+            "nodes_with_unknown_use": sorted(uses.unknown),
+        }

@@ -1,0 +1,160 @@
+"""Which nodes are alive, and what each has in use: judged from what one of them saw of all, by the server's clock.
+
+Every time here is an mtime that the file server gave: of this node's own heartbeat, set a moment ago, and of the
+others'.  No clock of a node enters but the one that counts seconds (monotonic), and that only to notice when the
+server's was set: then a heartbeat may be of before or after, and nobody is declared silent who is not by both.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from dsfs.model.usage import Usage
+
+BEAT_S = 3.0
+TOLERANCE_S = 10.0  # the controllers of a filer have a clock each
+SILENT_AFTER_S = 3 * BEAT_S + TOLERANCE_S
+# A takeover may keep a filer from answering for a minute, twice, and clients wait up to half a minute before they try
+# again: so long a node that is silent may still be reading.
+LEASE_S = 180.0
+FORGOTTEN_AFTER_S = 7 * 86_400.0
+
+VersionKey = tuple[str, str, str]  # dataset, version, generation
+
+
+class Life(Enum):
+    ALIVE = "alive"
+    SILENT = "silent"
+    STOPPED = "stopped"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """One node as another saw it: the mtime of its heartbeat and what it told, None where that cannot be had.
+
+    `trouble` then says why.
+    """
+
+    node: str
+    beat_ns: int | None
+    usage: Usage | None
+    trouble: str = ""
+
+    @property
+    def is_current(self) -> bool:
+        """Whether what the node told still holds.  It beats also while it cannot write."""
+        return (
+            self.usage is not None
+            and self.beat_ns is not None
+            and abs(self.beat_ns - self.usage.beat_ns) <= LEASE_S * 1e9
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Uses:
+    """Open files by version and node; the nodes that have a segment open.
+
+    `unknown`: nodes that may have anything in use.
+    """
+
+    versions: Mapping[VersionKey, Mapping[str, int]]
+    segments: Mapping[str, frozenset[str]]
+    unknown: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """All nodes at one moment.  `now_ns`: the server's time; `step_ns`: by how much its clock was set of late."""
+
+    now_ns: int
+    step_ns: int
+    sightings: tuple[Sighting, ...]
+
+    def age_s(self, sighting: Sighting) -> float | None:
+        """How long ago the node was alive for sure.
+
+        None if its heartbeat cannot be had, or is of before the server's clock was set back.
+        """
+        if sighting.beat_ns is None:
+            return None
+        ages = (self.now_ns - sighting.beat_ns, self.now_ns - self.step_ns - sighting.beat_ns)
+        age_s = min(ages, key=abs) / 1e9
+        return max(0.0, age_s) if age_s >= -SILENT_AFTER_S else None
+
+    def life(self, sighting: Sighting) -> Life:
+        if sighting.usage is not None and sighting.usage.program.is_stopped:
+            return Life.STOPPED
+        if sighting.beat_ns is None:
+            return Life.UNKNOWN
+        age_s = self.age_s(sighting)
+        return Life.ALIVE if age_s is not None and age_s <= SILENT_AFTER_S else Life.SILENT
+
+    @property
+    def alive(self) -> int:
+        """How many nodes are."""
+        return sum(self.life(sighting) is Life.ALIVE for sighting in self.sightings)
+
+    def uses(self) -> Uses:
+        """What the nodes have in use: those that are alive, and those that have not been silent for LEASE_S.
+
+        What a node has opened since its last beat is not told yet.  So who removes a segment hides it first, so that
+        nobody opens it any more, and looks again after LEASE_S: by then it is told, or who has it open lost its lease.
+        """
+        versions: dict[VersionKey, dict[str, int]] = {}
+        segments: dict[str, frozenset[str]] = {}
+        unknown = set()
+        for sighting in self.sightings:
+            if not self._has_lease(sighting):
+                continue
+            usage = sighting.usage
+            if usage is None or not sighting.is_current or usage.left_out:
+                unknown.add(sighting.node)
+            if usage is not None:
+                for found in usage.versions:
+                    by_node = versions.setdefault((found.dataset, found.version, found.generation), {})
+                    by_node[sighting.node] = found.open_files
+                for identity in usage.segments:
+                    segments[identity] = segments.get(identity, frozenset()) | {sighting.node}
+        return Uses(versions, segments, frozenset(unknown))
+
+    def _has_lease(self, sighting: Sighting) -> bool:
+        life = self.life(sighting)
+        if life is Life.SILENT:
+            age_s = self.age_s(sighting)
+            return age_s is not None and age_s <= LEASE_S
+        return life is not Life.STOPPED
+
+    def forgotten(self) -> list[str]:
+        """The nodes of which nothing was heard for so long that they may go."""
+        return [
+            sighting.node
+            for sighting in self.sightings
+            if (age_s := self.age_s(sighting)) is not None and age_s > FORGOTTEN_AFTER_S
+        ]
+
+
+@dataclass(slots=True)
+class ServerClock:
+    """Notices when the server's clock is set: it is asked now and then, and seconds are counted in between.
+
+    `step_ns`: by how much it was set at the last time that is less than LEASE_S ago, else 0: by then every node that is
+    alive has beaten by the new clock.
+    """
+
+    step_ns: int = 0
+    _stepped_s: float = 0.0
+    _last: tuple[float, float, int] | None = None
+
+    def note(self, asked_s: float, answered_s: float, server_ns: int) -> None:
+        """The server said `server_ns` at some moment between those two of this node's monotonic clock."""
+        if self._last is not None:
+            last_asked_s, last_answered_s, last_ns = self._last
+            least_s, most_s = asked_s - last_answered_s, answered_s - last_asked_s
+            passed_s = (server_ns - last_ns) / 1e9
+            if not least_s - TOLERANCE_S <= passed_s <= most_s + TOLERANCE_S:
+                self.step_ns = round((passed_s - (least_s + most_s) / 2) * 1e9)
+                self._stepped_s = answered_s
+            elif answered_s - self._stepped_s > LEASE_S:
+                self.step_ns = 0
+        self._last = (asked_s, answered_s, server_ns)

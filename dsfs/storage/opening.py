@@ -1,0 +1,79 @@
+"""Which files of a segment are there, and what they are good for: those of a seal, those of a filling, or none.
+
+Concurrency: blocking; the segment's lock is held.
+"""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from dsfs.storage.blockmap import DamagedMapError
+from dsfs.storage.faultpoint import reach
+from dsfs.storage.filesystem import is_there, open_existing
+from dsfs.storage.filling import Filling, Place, UnsealError, beside, read_records, remove_waste
+from dsfs.storage.sealed import SealedFile, is_unchanged
+
+log = logging.getLogger(__name__)
+
+
+def open_files(place: Place) -> SealedFile | Filling | None:
+    """The sealed file, if it can be trusted; the files of a filling; None if neither is there.
+
+    What cannot be used is removed, or made a filling whose blocks are checked before use.  OSError if the medium fails.
+    """
+    return _open_sealed(place) or _open_filling(place)
+
+
+def _open_sealed(place: Place) -> SealedFile | Filling | None:
+    path = place.path
+    reach("segment.open_sealed")
+    fd = open_existing(path, place.fs)
+    if fd is None:
+        return None
+    with _closed_unless_used(fd) as used:
+        try:
+            header, block_map = read_records(place, ".sum")
+            if os.fstat(fd).st_nlink > 1:  # a crash between link and unlink left the old names
+                remove_waste(path, ".map", ".part")
+            stamp = (place.blocks.size, header.inode, header.mtime_ns)
+            if is_unchanged(fd, stamp, place.fs):
+                used.append(True)
+                return SealedFile(place.lock, fd, stamp)
+            # By somebody; the blocks that its checksums still vouch for are kept.
+            _fault(place, "was changed after it was sealed; every block is checked before it is used again")
+            return Filling.unseal(place, block_map)
+        except UnsealError as exc:
+            _fault(place, "cannot be taken back, and is not believed: %s", exc)
+        except DamagedMapError as exc:
+            _fault(place, "has no usable checksums and is dropped: %s", exc)
+            remove_waste(path, "", ".sum")
+    return None
+
+
+def _open_filling(place: Place) -> Filling | None:
+    path = place.path
+    if not is_there(beside(path, ".map")):
+        return None  # a .part alone is waste: nothing vouches for it
+    try:
+        return Filling.open(place)
+    except FileNotFoundError:
+        log.info("segment %s has a map but no data", path.name)
+    except DamagedMapError as exc:
+        _fault(place, "was being filled, but its map cannot be used and it is dropped: %s", exc)
+    remove_waste(path, ".map", ".part")
+    return None
+
+
+@contextmanager
+def _closed_unless_used(fd: int) -> Iterator[list[bool]]:
+    used: list[bool] = []
+    try:
+        yield used
+    finally:
+        if not used:
+            os.close(fd)
+
+
+def _fault(place: Place, what: str, *args: object) -> None:
+    log.warning("segment %s " + what, place.path.name, *args)

@@ -1,0 +1,175 @@
+"""Several dsfs nodes, each a real NFS client with a daemon and a mount of its own, over one backing directory.
+
+The one number that matters: bytes that all nodes together have from the origin, divided by the bytes there are.
+"""
+
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from random import Random
+from urllib.parse import unquote
+
+import pytest
+
+from tests.nfs.conftest import NewNode
+from tests.nfs.test_one_node import digests_on, wait_sealed
+from tests.rig.background import in_background
+from tests.rig.fault import Fault
+from tests.rig.faultproxy import FaultProxy
+from tests.rig.lake import MIB
+from tests.rig.nfs.client import NfsClient
+from tests.rig.nfs.rig import NfsRig
+from tests.rig.node import PATIENT, Node
+from tests.rig.reading import SourceVersion
+from tests.rig.wait import wait_until
+
+READ_TIMEOUT_S = 120
+START_S = 60  # until a reader on a busy machine has come to its first fetch
+# So that a busy machine is taken neither for a silent server nor for a node that stands still.
+SETTINGS = {**PATIENT, "memory": {"limit": "64MiB"}, "backing": {"timeout": "50s"}}
+# A reader waits for another node a third of `origin.timeout` at most, and then for the origin itself.
+LONGEST_WAIT_S = 60 / 3 + 10
+
+# Each way of mounting in one order of reading or both: what an NFS client believes, and for how long.
+MOUNTS = [
+    ("4.2", "", "own"),
+    ("4.2", "", "same"),
+    ("4.2", "actimeo=600", "own"),
+    ("4.2", "actimeo=0,lookupcache=positive", "same"),
+    ("4.1", "", "same"),
+    ("3", "", "own"),
+    ("3", "", "same"),
+    ("3", "actimeo=600", "own"),
+    ("3", "actimeo=0,lookupcache=positive", "same"),
+]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The SHA-256 of each file, and how long the longest single read took."""
+
+    digests: dict[str, str]
+    longest_s: float
+
+
+def read_parts(tree: Path, sizes: Mapping[str, int], seed: int | None) -> Outcome:
+    """Read every file in parts of a mebibyte: in order, or all parts of all files shuffled."""
+    parts = [(name, offset) for name, size in sizes.items() for offset in range(0, max(size, 1), MIB)]
+    if seed is not None:
+        Random(seed).shuffle(parts)
+    got: dict[str, dict[int, bytes]] = {name: {} for name in sizes}
+    longest_s = 0.0
+    for name, offset in parts:
+        began = time.monotonic()
+        fd = os.open(tree / name, os.O_RDONLY)
+        try:
+            got[name][offset] = os.pread(fd, MIB, offset)
+        finally:
+            os.close(fd)
+        longest_s = max(longest_s, time.monotonic() - began)
+    digests = {name: sha256(b"".join(found[at] for at in sorted(found))).hexdigest() for name, found in got.items()}
+    return Outcome(digests, longest_s)
+
+
+class Readers:
+    """Programs on the nodes that read the whole version, all at once."""
+
+    def __init__(self, version: SourceVersion) -> None:
+        self._version = version
+        self._sizes = {name: version.size_of(name) for name in version.digests}
+        self._running: list[Future[Outcome]] = []
+
+    def start(self, node: Node, seed: int | None = None) -> None:
+        client, tree = node.machine, self._version.tree(node.mountpoint)
+        assert isinstance(client, NfsClient)
+        work = lambda: client.call_within(READ_TIMEOUT_S, read_parts, tree, self._sizes, seed)  # noqa: E731
+        self._running.append(in_background(work))
+
+    def finish(self) -> float:
+        """All have read the right bytes; the longest read of all, in seconds."""
+        outcomes = [running.result(READ_TIMEOUT_S) for running in self._running]
+        assert all(outcome.digests == self._version.digests for outcome in outcomes)
+        return max(outcome.longest_s for outcome in outcomes)
+
+
+def assert_fetched_once(proxy: FaultProxy, version: SourceVersion, nodes: Sequence[Node]) -> None:
+    figures = [line for node in nodes for line in node.ask("metrics")["text"].splitlines()]
+    claims = [line for line in figures if line.startswith("dsfs_claims")]
+    assert proxy.data_bytes <= 1.01 * version.size_bytes, claims
+    gets = Counter((request.key, request.range) for request in proxy.requests if request.method == "GET")
+    assert not {what: count for what, count in gets.items() if count > 1}
+    queries = [unquote(request.query) for request in proxy.requests if request.method == "LIST"]
+    lists = Counter(query for query in queries if f"/{version.name}/" in query)
+    assert set(lists.values()) == {1}, lists
+
+
+@pytest.mark.parametrize(("nfs_version", "options", "order"), MOUNTS)
+def test_nodes_that_read_one_version_at_once_fetch_it_once(
+    rig: NfsRig, new_node: NewNode, version: SourceVersion, proxy: FaultProxy,
+    nfs_version: str, options: str, order: str,
+) -> None:  # fmt: skip
+    for client in rig.clients:
+        client.mount("large", nfs_version, options)
+    nodes = [new_node(client, settings=SETTINGS).start() for client in rig.clients]
+    readers = Readers(version)
+    for number, node in enumerate(nodes):
+        readers.start(node, number if order == "own" else None)
+    readers.finish()
+    assert_fetched_once(proxy, version, nodes)
+
+
+@pytest.mark.parametrize(("nfs_version", "options"), [("4.2", ""), ("3", ""), ("4.2", "actimeo=600")])
+def test_node_that_comes_later_needs_no_origin(
+    a: NfsClient, b: NfsClient, new_node: NewNode, version: SourceVersion, proxy: FaultProxy,
+    nfs_version: str, options: str,
+) -> None:  # fmt: skip
+    for client in (a, b):
+        client.mount("large", nfs_version, options)
+    first = new_node(a, settings=SETTINGS).start()
+    assert digests_on(a, version.tree(first.mountpoint)) == version.digests
+    wait_sealed(first, version)
+    b.cut("origin")
+    proxy.reset()
+    second = new_node(b, settings=SETTINGS).start()
+    readers = Readers(version)
+    readers.start(second)
+    readers.finish()
+    assert proxy.requests == []
+
+
+@pytest.mark.parametrize("how", ["killed", "frozen", "cut off"])
+@pytest.mark.parametrize("nfs_version", ["4.2", "3"])
+def test_node_that_stops_in_the_middle_of_a_fetch_holds_the_others_up_for_a_moment_only(
+    a: NfsClient, b: NfsClient, c: NfsClient, new_node: NewNode, version: SourceVersion, proxy: FaultProxy,
+    how: str, nfs_version: str,
+) -> None:  # fmt: skip
+    for client in (a, b, c):
+        client.mount("large", nfs_version)
+    ill, *others = [new_node(client, settings=SETTINGS).start() for client in (a, b, c)]
+    (large,) = version.large
+    proxy.add(Fault("stall", key=f"*/{large}", times=1))
+    in_background(lambda: digests_on(a, version.tree(ill.mountpoint)))
+    wait_until(lambda: proxy.stalled == 1, START_S, "a fetch that stands still")
+    assert ill.process is not None
+    if how == "killed":
+        ill.process.kill()
+    elif how == "frozen":
+        ill.process.send_signal(signal.SIGSTOP)
+    else:
+        a.cut("storage")
+        a.cut("origin")
+    readers = Readers(version)
+    for number, node in enumerate(others):
+        readers.start(node, number)
+    try:
+        assert readers.finish() < LONGEST_WAIT_S
+    finally:
+        proxy.release()
+        for network in ("storage", "origin"):  # a process that has claims does not die while they cannot be given up
+            a.mend(network)

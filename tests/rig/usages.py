@@ -1,0 +1,34 @@
+"""What a node tells of itself, for tests that need no daemon to tell it."""
+
+from dataclasses import replace
+
+from dsfs.model.usage import Dependency, Host, OpenVersion, Program, Traffic, Usage
+
+
+def usage_of(
+    host: str = "a",
+    *,
+    beat_ns: int = 0,
+    files: int = 1,
+    segments: tuple[str, ...] = (),
+    is_stopped: bool = False,
+    left_out: int = 0,
+) -> Usage:
+    """A node that has `files` files of photos/v1 open."""
+    version = OpenVersion("photos", "v1", "0123456789abcdef", files, 1_000_000.0)
+    return Usage(
+        host=Host(host, ""),
+        program=Program(f"run-of-{host}", "0.1.0", 7, "/datasets", is_stopped=is_stopped),
+        beat_ns=beat_ns,
+        versions=(version,) if files else (),
+        segments=segments,
+        left_out=left_out,
+        traffic=Traffic(4_000, 3_000, 1_000, 60.0, 400, 300, 100),
+        backing=Dependency("/mnt/dsfs", "ok", ""),
+        origins=(Dependency("s3://lake", "ok", ""),),
+        trouble=(),
+    )
+
+
+def told_at(usage: Usage, beat_ns: int) -> Usage:
+    return replace(usage, beat_ns=beat_ns)
