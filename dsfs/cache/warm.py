@@ -98,7 +98,8 @@ class Warm:
 
     @property
     def phase(self) -> Phase:
-        return Phase.PAUSED if self._phase is Phase.FILLING and self.course.trouble else self._phase
+        is_at_it = self._phase in (Phase.FILLING, Phase.WAITING)
+        return Phase.PAUSED if is_at_it and self.course.trouble else self._phase
 
     def end(self, how: Phase, reason: str = "", *, is_final: bool = False) -> None:
         """It is over; what was started comes to its end all the same."""
@@ -215,7 +216,8 @@ class Warm:
             visit.note(found)
             await turn.wait()
             if segment.file.state is State.CLOSED:
-                self.course.failed("the backing directory is not usable", trio.current_time())
+                reason = filler.health.reason or "it is not usable"
+                self.course.failed(f"backing directory: {reason}", trio.current_time())
             elif found and not self.is_withdrawn:
                 started = await filler.start(visit)
                 following.set()

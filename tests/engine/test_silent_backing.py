@@ -8,11 +8,14 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from dsfs.cache.health import LOOK_S, PROBE_S
+from dsfs.cache.warm import Phase
 from dsfs.model.blocks import BLOCK, RUN
 from dsfs.model.health import DOWN_S, Condition
+from dsfs.model.warming import MOST_PAUSE_S
 from tests.engine.engine import MIB, PREFIX, Engine, Settings, running, until
 from tests.engine.fake_origin import FakeOrigin, Gate
 from tests.engine.faults import Faults
+from tests.engine.warming import begin
 
 LARGE = PREFIX + "v1/large"
 CONTENT = Random(9).randbytes(9 * MIB)
@@ -260,6 +263,46 @@ async def test_catalog_that_is_looked_for_when_the_silence_begins_is_had_in_time
             await until(lambda: got, "the read")
         assert got == [SMALL]
         await silence.end()
+
+
+@pytest.mark.parametrize("is_under_way", [False, True])
+async def test_warm_is_paused_and_goes_on_by_itself(
+    tmp_path: Path, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch, is_under_way: bool
+) -> None:
+    origin = sample()
+    async with running(tmp_path, origin, Settings(backing_timeout_s=TIMEOUT_S, connections=1)) as engine:
+        await engine.read_path("v1/small")
+        await engine.settle()
+        faults = Faults(monkeypatch)
+        silence = Silence(engine, mock_clock, faults)
+        gate = origin.hold(LARGE)
+        if is_under_way:
+            warm = await begin(engine)
+            await until(gate.reached.is_set)
+            silence.begin()
+        else:
+            silence.begin()
+            warm = await begin(engine)
+            await until(lambda: "segment.open_sealed" in faults.reached, "a thread that hangs")
+        await silence.notice()
+        gate.open()
+        await until(lambda: warm.phase is Phase.PAUSED)
+        assert "it has not answered for" in warm.course.trouble
+        sent_bytes, hanging = origin.sent_bytes, faults.reached.count("segment.open_sealed")
+        for _ in range(10):
+            await silence.pass_time(MOST_PAUSE_S)
+        assert origin.sent_bytes == sent_bytes  # nothing is fetched that cannot be filled
+        assert faults.reached.count("segment.open_sealed") == hanging
+        await silence.end()
+        mock_clock.rate = 10.0
+        await until(lambda: warm.is_over, "the end of the warm")
+        mock_clock.rate = 0.0
+        assert warm.phase is Phase.COMPLETE
+        assert origin.sent_bytes == len(CONTENT) + len(SMALL)  # what had come meanwhile was still in memory
+        file = await engine.open("v1/large")
+        assert file.segment is not None
+        assert file.segment.unfilled_runs == 0
+        engine.opener.release(file)
 
 
 async def test_condition_tells_silent_for_a_moment_from_down(

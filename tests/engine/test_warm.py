@@ -86,7 +86,8 @@ async def test_readers_and_readahead_go_before_a_warm(tmp_path: Path) -> None:
             got.extend([await engine.read(file, offset, MIB) for offset in range(0, 12 * MIB, MIB)])
 
         nursery.start_soon(read)
-        await until(lambda: any(run.pieces[0].waiters for run in file.segment.runs.values()))  # type: ignore[union-attr]
+        runs = file.segment.runs  # type: ignore[union-attr]
+        await until(lambda: sum(run.claimed_s is not None for run in set(runs.values())) == 5)
         gate.open()
         await until(lambda: len(got) == 12)
         # Right behind the one that was under way: what he waits for, and what was read ahead for him.
