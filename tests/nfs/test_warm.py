@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.nfs.conftest import NewNode
-from tests.nfs.test_many_nodes import SETTINGS, assert_fetched_once
+from tests.nfs.test_many_nodes import SETTINGS, START_S, assert_fetched_once
 from tests.nfs.test_one_node import digests_on
 from tests.rig.fault import Fault
 from tests.rig.faultproxy import FaultProxy
@@ -15,7 +15,6 @@ from tests.rig.node import Node
 from tests.rig.reading import SourceVersion
 from tests.rig.wait import wait_until
 
-FOUND_S = 40  # every node looks for requests each ten seconds
 DONE_S = 60
 
 
@@ -32,13 +31,18 @@ def test_nodes_warm_one_version_together_and_fetch_it_once(
 ) -> None:  # fmt: skip
     for client in (a, b):
         client.mount("large", nfs_version, options)
-    first, second = nodes = [new_node(client, settings=SETTINGS).start() for client in (a, b)]
-    wait_until(lambda: second.command("warm", "--list").returncode == 0, what="the second daemon")
     (large,) = version.large
+    first = new_node(a, settings=SETTINGS).start()
     proxy.add(Fault("stall", key=f"*/{large}", times=1))
     assert first.command("warm", version.name, "--nodes", "all").returncode == 0
-    wait_until(lambda: proxy.stalled == 1, FOUND_S, "a fetch that stands still")
-    wait_until(lambda: state_of(second) in ("waiting", "filling"), FOUND_S, "the second node's having found the request")
+    wait_until(lambda: proxy.stalled == 1, START_S, "a fetch that stands still")
+    second = new_node(b, settings=SETTINGS).start()  # finds the request
+    nodes = (first, second)
+    try:
+        wait_until(lambda: state_of(second) == "waiting", 20, "the second node's having done the rest")
+    except TimeoutError:
+        print(second.command("warm", "--list").stdout, second.command("status").stdout)
+        raise
     proxy.release()
     for node in nodes:
         wait_until(lambda node=node: state_of(node) == "complete", DONE_S, "the end of the warm")  # type: ignore[misc]
