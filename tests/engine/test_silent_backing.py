@@ -159,13 +159,14 @@ async def test_segment_that_cannot_be_opened_in_time_is_read_from_the_origin(
         await silence.end()
 
 
-async def test_reader_who_waits_for_the_answer_to_a_claim_goes_on_when_none_comes(
+async def test_reader_who_waits_for_the_answer_to_a_claim_goes_on_when_none_comes_and_no_other_waits_for_one(
     tmp_path: Path, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     origin = sample()
     async with running(tmp_path, origin, SETTINGS) as engine:
         file = await engine.open("v1/large")
-        gate = Faults(monkeypatch).hold("rangelock.lock")
+        faults = Faults(monkeypatch)
+        gate = faults.hold("rangelock.lock")
         got: list[bytes] = []
 
         async def read() -> None:
@@ -178,7 +179,15 @@ async def test_reader_who_waits_for_the_answer_to_a_claim_goes_on_when_none_come
             mock_clock.jump(TIMEOUT_S + LOOK_S)
             await until(lambda: got, "the read")
         assert engine.health.is_ok  # the probe was answered: it is slow, and not silent
+
+        other = await engine.open("v1/small")
+        assert await engine.read(other, 0, len(SMALL)) == SMALL  # with the clock standing still
+        asked = faults.reached.count("rangelock.lock")
         gate.open()
+        await engine.settle()
+        assert await engine.read(file, len(CONTENT) - 10, 10) == CONTENT[-10:]
+        assert faults.reached.count("rangelock.lock") > asked  # now that it answers
+        engine.opener.release(other)
         engine.opener.release(file)
     assert got == [CONTENT[:10]]
 

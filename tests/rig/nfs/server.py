@@ -23,9 +23,7 @@ echo {LEASE_S} >/proc/sys/fs/nfs/nlm_grace_period
 chmod 1777 /mnt/large /mnt/small
 rpc.nfsd --nfs-version 4.2 {THREADS}
 rpc.mountd
-# There are no old clients yet.
-echo Y >/proc/fs/nfsd/v4_end_grace
-echo Y >/proc/fs/lockd/nlm_end_grace
+echo Y >/proc/fs/lockd/nlm_end_grace # there are no old clients yet
 """
 
 
