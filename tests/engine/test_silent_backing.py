@@ -111,7 +111,8 @@ async def test_nobody_waits_and_nothing_is_sent_there_while_it_is_known_to_be_si
         assert await engine.read(large) == CONTENT
         assert await engine.read(small) == SMALL
         assert not [point for point in faults.reached if not point.startswith("index.")]
-        assert engine.metrics.fill_skipped_bytes.value("slow") == len(CONTENT) + len(SMALL)
+        skipped = engine.metrics.fill_skipped_bytes
+        await until(lambda: skipped.value("slow") == len(CONTENT) + len(SMALL), "what was fetched being given up")
         await silence.end()
         for file in (large, small):
             engine.opener.release(file)
@@ -224,6 +225,36 @@ async def test_one_read_waits_in_vain_only_once(
             gate.open()
         engine.opener.release(file)
     assert got == [CONTENT[: 8 * BLOCK]]
+
+
+async def test_reader_of_what_is_being_dropped_goes_on_when_the_removal_hangs(
+    tmp_path: Path, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    origin = sample()
+    async with running(tmp_path, origin, SETTINGS) as engine:
+        assert await engine.read_path("v1/large") == CONTENT
+        await engine.settle()
+    async with running(tmp_path, origin, SETTINGS) as engine:
+        faults = Faults(monkeypatch)
+        gate = faults.hold("segment.remove")
+        silence = Silence(engine, mock_clock, faults)
+        got: list[bytes] = []
+
+        async def read() -> None:
+            got.append(await engine.read_path("v1/large"))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(engine.drop, "v1")
+            await until(gate.reached.is_set)
+            silence.begin()
+            nursery.start_soon(read)
+            await wait_all_tasks_blocked()
+            assert not got
+            await silence.notice()
+            await until(lambda: got, "the read")
+            gate.open()
+            await silence.end()
+        assert got == [CONTENT]
 
 
 async def test_fills_that_wait_for_a_thread_are_given_up(

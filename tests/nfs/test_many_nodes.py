@@ -174,7 +174,9 @@ def starts_of_gets(proxy: FaultProxy) -> Counter[tuple[str, str]]:
 
 
 # `nolock`: each client grants locks by itself, so that all claims of all nodes are granted.  Without it the one's claim
-# is ignored by the other, whose patience with it is over.
+# is ignored by the other, whose patience with it is over.  What is said of the segment: the one may still write to what
+# the other has sealed, which is checked then, and perhaps fetched once more.
+@pytest.mark.expects_log("segment [0-9a-f]{40}")
 @pytest.mark.parametrize(("nfs_version", "options"), [("3", "nolock"), ("4.2", "")])
 def test_nodes_that_fill_the_same_blocks_at_once_seal_right_bytes(
     a: NfsClient, b: NfsClient, c: NfsClient, new_node: NewNode, version: SourceVersion, proxy: FaultProxy,
