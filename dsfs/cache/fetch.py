@@ -44,11 +44,9 @@ class Patience:
     """How much longer one read waits for the origin: for memory and for bytes, all its runs together.
 
     Not a point in time: what the backing directory takes in between must not become an error of the origin.
-    `without_backing`: the read has waited for that in vain, and is not to do so again.
     """
 
     left_s: float
-    without_backing: bool = False
 
     @contextmanager
     def waiting(self) -> Iterator[None]:

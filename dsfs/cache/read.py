@@ -89,9 +89,7 @@ class Reader:
         stretches: list[Buffer] = []
         while offset < end:
             block = blocks.at(offset)
-            if patience.without_backing:
-                stretch = await self._fetched(segment, offset, end, run_bytes, patience, force=True)
-            elif block not in segment.runs and segment.file.presence[block]:
+            if block not in segment.runs and segment.file.presence[block]:
                 stretch = await self._resident(segment, offset, end, patience)
             else:
                 stretch = await self._fetched(segment, offset, end, run_bytes, patience)
@@ -185,8 +183,7 @@ class Reader:
                 else:
                     got = await self._filling(segment, first, last + 1, offset, stop)
         except BackingSilentError:
-            patience.without_backing = True
-            return b""
+            return await self._fetched(segment, offset, end, 0, patience, force=True)
         except (OSError, BlockLostError) as exc:
             if self._lost(segment, exc, state):
                 return await self._fetched(segment, offset, end, 0, patience, force=True)

@@ -193,40 +193,6 @@ async def test_reader_who_waits_for_the_answer_to_a_claim_goes_on_when_none_come
     assert got == [CONTENT[:10]]
 
 
-async def test_one_read_waits_in_vain_only_once(
-    tmp_path: Path, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of resident blocks with missing ones between them, while the probe is answered and nothing else is."""
-    origin = sample()
-    settings = Settings(backing_timeout_s=TIMEOUT_S, inline=False)
-    resident = range(0, 8, 2)
-    async with running(tmp_path, origin, settings) as engine:
-        file = await engine.open("v1/large")
-        for block in resident:
-            await engine.read(file, block * BLOCK, 10)
-        await engine.settle()
-        engine.opener.release(file)
-    async with running(tmp_path, origin, settings) as engine:
-        file = await engine.open("v1/large")
-        faults = Faults(monkeypatch)
-        gates = [faults.hold("segment.read"), faults.hold("rangelock.lock")]
-        got: list[bytes] = []
-
-        async def read() -> None:
-            got.append(await engine.read(file, 0, 8 * BLOCK))
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(read)
-            await until(gates[0].reached.is_set)
-            await wait_all_tasks_blocked()
-            mock_clock.jump(TIMEOUT_S + LOOK_S)
-            await until(lambda: got, "the read")  # with the clock standing still
-        for gate in gates:
-            gate.open()
-        engine.opener.release(file)
-    assert got == [CONTENT[: 8 * BLOCK]]
-
-
 async def test_reader_of_what_is_being_dropped_goes_on_when_the_removal_hangs(
     tmp_path: Path, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
