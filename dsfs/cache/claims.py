@@ -72,6 +72,7 @@ class Claims:
     jitter: random.Random
     can_lock: bool = True
     _asked: dict[Run, _Question] = field(default_factory=dict)
+    _hanging: set[Run] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self._no_locks_until_s = 0.0
@@ -85,7 +86,7 @@ class Claims:
 
     def ask(self, run: Run, answered: Answered) -> None:
         """Ask for the run.  `answered` is called once, perhaps at once; None = there are no claims now."""
-        if not self.health.is_ok:
+        if not self.health.is_ok or self._hanging:
             answered(run, None)
             return
         if not self.can_lock and trio.current_time() >= self._no_locks_until_s:
@@ -171,6 +172,7 @@ class Claims:
             answer = None
         question = self._asked.pop(run, None)
         if question is None:  # given up: the run has gone on without
+            self._hanging.discard(run)
             if answer is not None and answer.answer is Answer.GRANTED:
                 self._release(run.segment, run.first, answer.end)
             return
@@ -224,7 +226,10 @@ class Claims:
         self._give_up(list(self._asked))
 
     def _give_up_late(self) -> None:
-        """Questions that are not answered in time: a server that has just started may hold one for a minute."""
+        """Questions that are not answered in time: a server that has just started may hold one for a minute.
+
+        Until it lets that go no other is asked: each reader would wait in vain for as long.
+        """
         health, now_s = self.health.health, trio.current_time()
         began = [(run, question.began_s) for run, question in self._asked.items()]
         self._give_up([run for run, began_s in began if began_s is not None and health.is_late(began_s, now_s)])
@@ -232,8 +237,11 @@ class Claims:
     def _give_up(self, runs: list[Run]) -> None:
         for run in runs:
             question = self._asked.pop(run)
-            with suppress(ValueError):  # a thread has it: the answer will come too late
+            try:
                 run.segment.others.unclaimed.remove(run)
+            except ValueError:  # a thread has it: the answer will come too late
+                if question.began_s is not None:
+                    self._hanging.add(run)
             question.answered(run, None)
 
     # ---------------------------------------------------------------- the end of a claim

@@ -146,11 +146,11 @@ class SegmentTable:
         self._active.move_to_end(segment.identity)
         segment.users += 1  # from here on: whoever opens another meanwhile must not close this one
         try:
-            while segment.identity in self._leaving:
-                await self._left.park()
             if segment.file.state is State.CLOSED:
                 try:
                     with self._health.patience():
+                        while segment.identity in self._leaving:
+                            await self._left.park()
                         segment.users += 1  # by the thread: it may be inside for longer than this task
                         await self._pool.run(segment.file.open, after=partial(self._was_opened, segment))
                 except BackingSilentError as exc:

@@ -39,7 +39,7 @@ def _open_sealed(place: Place) -> SealedFile | Filling | None:
             stamp = (place.blocks.size, header.inode, header.mtime_ns)
             if is_unchanged(fd, stamp, place.fs):
                 used.append(True)
-                return SealedFile(place.lock, fd, stamp)
+                return SealedFile(place.lock, fd, stamp, place.fs)
             # By somebody; the blocks that its checksums still vouch for are kept.
             _fault(place, "was changed after it was sealed; every block is checked before it is used again")
             return Filling.unseal(place, block_map)

@@ -37,10 +37,11 @@ class SealBrokenError(Exception):
 class SealedFile(OpenFiles):
     """The open file, and what fstat must say of it."""
 
-    def __init__(self, lock: threading.RLock, fd: int, stamp: Stamp) -> None:
+    def __init__(self, lock: threading.RLock, fd: int, stamp: Stamp, fs: FileSystem) -> None:
         super().__init__(lock)
         self.fd = fd
         self.stamp = stamp
+        self._fs = fs
 
     def close(self) -> None:
         os.close(self.fd)
@@ -50,6 +51,10 @@ class SealedFile(OpenFiles):
         try:
             reach("segment.read")
             got = os.pread(self.fd, size, offset)
+            if self._fs.is_network:
+                # NFSv4 brings bytes without attributes: mounted with noatime, its client would go on believing what it
+                # knows of the file, for a minute and more, while the bytes are already others.
+                refresh_attributes(self.fd)
             self._check()
         except OSError as exc:
             if exc.errno in GONE:

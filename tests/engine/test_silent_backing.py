@@ -114,7 +114,8 @@ async def test_nobody_waits_and_nothing_is_sent_there_while_it_is_known_to_be_si
         assert await engine.read(large) == CONTENT
         assert await engine.read(small) == SMALL
         assert not [point for point in faults.reached if not point.startswith("index.")]
-        assert engine.metrics.fill_skipped_bytes.value("slow") == len(CONTENT) + len(SMALL)
+        skipped = engine.metrics.fill_skipped_bytes
+        await until(lambda: skipped.value("slow") == len(CONTENT) + len(SMALL), "what was fetched being given up")
         await silence.end()
         for file in (large, small):
             engine.opener.release(file)
@@ -162,13 +163,14 @@ async def test_segment_that_cannot_be_opened_in_time_is_read_from_the_origin(
         await silence.end()
 
 
-async def test_reader_who_waits_for_the_answer_to_a_claim_goes_on_when_none_comes(
+async def test_reader_who_waits_for_the_answer_to_a_claim_goes_on_when_none_comes_and_no_other_waits_for_one(
     tmp_path: Path, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     origin = sample()
     async with running(tmp_path, origin, SETTINGS) as engine:
         file = await engine.open("v1/large")
-        gate = Faults(monkeypatch).hold("rangelock.lock")
+        faults = Faults(monkeypatch)
+        gate = faults.hold("rangelock.lock")
         got: list[bytes] = []
 
         async def read() -> None:
@@ -181,9 +183,47 @@ async def test_reader_who_waits_for_the_answer_to_a_claim_goes_on_when_none_come
             mock_clock.jump(TIMEOUT_S + LOOK_S)
             await until(lambda: got, "the read")
         assert engine.health.is_ok  # the probe was answered: it is slow, and not silent
+
+        other = await engine.open("v1/small")
+        assert await engine.read(other, 0, len(SMALL)) == SMALL  # with the clock standing still
+        asked = faults.reached.count("rangelock.lock")
         gate.open()
+        await engine.settle()
+        assert await engine.read(file, len(CONTENT) - 10, 10) == CONTENT[-10:]
+        assert faults.reached.count("rangelock.lock") > asked  # now that it answers
+        engine.opener.release(other)
         engine.opener.release(file)
     assert got == [CONTENT[:10]]
+
+
+async def test_reader_of_what_is_being_dropped_goes_on_when_the_removal_hangs(
+    tmp_path: Path, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    origin = sample()
+    async with running(tmp_path, origin, SETTINGS) as engine:
+        assert await engine.read_path("v1/large") == CONTENT
+        await engine.settle()
+    async with running(tmp_path, origin, SETTINGS) as engine:
+        faults = Faults(monkeypatch)
+        gate = faults.hold("segment.remove")
+        silence = Silence(engine, mock_clock, faults)
+        got: list[bytes] = []
+
+        async def read() -> None:
+            got.append(await engine.read_path("v1/large"))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(engine.drop, "v1")
+            await until(gate.reached.is_set)
+            silence.begin()
+            nursery.start_soon(read)
+            await wait_all_tasks_blocked()
+            assert not got
+            await silence.notice()
+            await until(lambda: got, "the read")
+            gate.open()
+            await silence.end()
+        assert got == [CONTENT]
 
 
 async def test_fills_that_wait_for_a_thread_are_given_up(

@@ -7,7 +7,7 @@ from tests.rig.nfs.machine import GuestMachine
 
 ADDRESS = "10.77.0.1"
 EXPORTS = {"large": 11, "small": 12}  # name -> fsid
-LEASE_S = 10  # the shortest that the kernel takes; also for how long a restarted server waits for its old clients
+LEASE_S = 10  # the shortest that the kernel takes; for so long, too, a restarted server waits for its old clients
 # The size of a READ or WRITE is what servers with more memory offer, so that counts of them mean something.
 MAX_TRANSFER_BYTES = 1024 * 1024
 THREADS = 8
@@ -23,6 +23,7 @@ echo {LEASE_S} >/proc/sys/fs/nfs/nlm_grace_period # its 50 s hold up locks of ve
 chmod 1777 /mnt/large /mnt/small
 rpc.nfsd --nfs-version 4.2 {THREADS}
 rpc.mountd
+echo Y >/proc/fs/lockd/nlm_end_grace # there are no old clients yet
 """
 
 
@@ -42,7 +43,7 @@ class NfsServer(GuestMachine):
         for name in EXPORTS:
             self.set_read_only(name, False)
         self.check("sh", "-ec", START_SERVICES)
-        self._is_running = True
+        self._is_running = self._gives_delegations = True
 
     def stop_nfs(self) -> None:
         """The machine stays up: connections are refused."""
@@ -50,7 +51,7 @@ class NfsServer(GuestMachine):
         self._is_running = False
 
     def start_nfs(self) -> None:
-        """Serve again.  Clients of version 4 have LEASE_S to claim what they had open and locked."""
+        """Serve again.  Clients have LEASE_S to claim what they had open and locked; no lock is granted until then."""
         self.check("rpc.nfsd", "--nfs-version", "4.2", str(THREADS))
         self._is_running = True
 
@@ -59,8 +60,15 @@ class NfsServer(GuestMachine):
         self._export(f"*:{export_path(export)}", f"{'ro' if read_only else 'rw'},fsid={EXPORTS[export]}")
         (self._read_only.add if read_only else self._read_only.discard)(export)
 
+    def set_delegations(self, are_given: bool) -> None:
+        """Whether clients of version 4 are told when another changes what they have open; many filers do not."""
+        self.check("sh", "-c", f"echo {int(are_given)} >/proc/sys/fs/leases-enable")
+        self._gives_delegations = are_given
+
     def reset(self) -> None:
         """Run, and let clients write."""
+        if not self._gives_delegations:
+            self.set_delegations(True)
         if not self._is_running:
             self.start_nfs()
         for export in list(self._read_only):
