@@ -90,7 +90,8 @@ class RequestFolder:
     def _listed(self) -> list[str]:
         reach("request.list")
         try:
-            refresh_names(self._path, self._fs)
+            for folder in (self._path.parent, self._path):  # it may have been looked for before there was one
+                refresh_names(folder, self._fs)
             return os.listdir(self._path)
         except OSError as exc:
             if exc.errno not in GONE:

@@ -51,11 +51,7 @@ class SealedFile(OpenFiles):
         try:
             reach("segment.read")
             got = os.pread(self.fd, size, offset)
-            if self._fs.is_network:
-                # NFSv4 brings bytes without attributes: mounted with noatime, its client would go on believing what it
-                # knows of the file, for a minute and more, while the bytes are already others.
-                refresh_attributes(self.fd)
-            self._check()
+            self._check(asking=True)
         except OSError as exc:
             if exc.errno in GONE:
                 raise SealBrokenError(exc.strerror) from exc
@@ -73,17 +69,23 @@ class SealedFile(OpenFiles):
             if exc.errno in (errno.EAGAIN, errno.EOPNOTSUPP):
                 return None
             raise
-        self._check()
+        self._check(asking=False)
         return got if count == size else None
 
-    def _check(self) -> None:
+    def _check(self, *, asking: bool) -> None:
         """To be asked after a read: a write sets the mtime before it changes a byte."""
-        if not self.is_intact():
+        if not self.is_intact(asking=asking):
             raise SealBrokenError("it was changed or removed")
 
-    def is_intact(self) -> bool:
-        """Whether it is still what was sealed; OSError if the medium fails."""
+    def is_intact(self, *, asking: bool = True) -> bool:
+        """Whether it is still what was sealed.  OSError if the medium fails.
+
+        `asking`: an NFS client asks the server first.  NFSv4 brings bytes without attributes: mounted with noatime, the
+        client would go on believing what it knows of the file, for a minute and more, while its bytes are others.
+        """
         try:
+            if asking and self._fs.is_network:
+                refresh_attributes(self.fd)
             stat = os.fstat(self.fd)
         except OSError as exc:
             if exc.errno in GONE:
