@@ -57,7 +57,8 @@ class SealedFile(OpenFiles):
                 refresh_attributes(self.fd)
             self._check()
         except OSError as exc:
-            if exc.errno in GONE:
+            # EBADF: so says NFSv4 of a file that was removed while open, once the server has been restarted.
+            if exc.errno in GONE or exc.errno == errno.EBADF:
                 raise SealBrokenError(exc.strerror) from exc
             raise
         if len(got) != size:

@@ -216,10 +216,13 @@ class SegmentFile:
                     self._seal_checked(filling)
             return self.state is State.SEALED
 
-    def look_again(self) -> None:
-        """Find out whether other nodes have begun, or sealed it; OSError if the medium fails."""
+    def look_again(self, *, anew: bool = False) -> None:
+        """Find out whether others have begun, or sealed it; `anew`: do without what is open.  May raise OSError."""
         with self._lock:
-            if self._filling is not None and not self._filling.is_in_place():
+            if anew:
+                self._become_absent()
+                self._look()
+            elif self._filling is not None and not self._filling.is_in_place():
                 self._begin_again()
             elif self.state in (State.CLOSED, State.ABSENT):
                 self._look()
