@@ -51,9 +51,9 @@ class SealedFile(OpenFiles):
         try:
             reach("segment.read")
             got = os.pread(self.fd, size, offset)
-            if self._fs.is_network:
-                # NFSv4 brings bytes without attributes: mounted with noatime, its client would go on believing what it
-                # knows of the file, for a minute and more, while the bytes are already others.
+            if self._fs.is_network and self._fs.kind != "nfs":
+                # NFSv3 brings attributes with the bytes, NFSv4 does not: mounted with noatime, its client would go on
+                # believing what it knows of the file, for a minute and more, while the bytes are already others.
                 refresh_attributes(self.fd)
             self._check()
         except OSError as exc:

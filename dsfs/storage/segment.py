@@ -137,12 +137,15 @@ class SegmentFile:
                 filling = self._begin_filling()
                 if filling is None:
                     return
+                inside.enter_context(self._unless_removed())
                 self._note_changes(filling)
                 inside.enter_context(filling.inside())
                 filling.writers += 1
                 changes = filling.changes
             try:
-                self._write_data(filling, buffer, length, offset)
+                reach("segment.data")
+                filling.data.write(buffer, length, offset)
+                reach("segment.data_written")
             finally:
                 with self._lock:
                     filling.end_write()
@@ -156,15 +159,15 @@ class SegmentFile:
                     self.presence.mark(block, TRUSTED if filling.changes == changes else UNCHECKED)
         reach("segment.map_written")
 
-    def _write_data(self, filling: Filling, buffer: memoryview, length: int, offset: int) -> None:
-        reach("segment.data")
+    @contextmanager
+    def _unless_removed(self) -> Iterator[None]:
+        """With NFSv3 an open file is stale when it has no name any more, and so is a map whose segment was sealed."""
         try:
-            filling.data.write(buffer, length, offset)
+            yield
         except OSError as exc:
             if exc.errno not in GONE:
                 raise
-            raise BlockLostError(f"segment {self.identity} was removed while it was being filled") from exc
-        reach("segment.data_written")
+            raise BlockLostError(f"segment {self.identity} was sealed or removed while it was being filled") from exc
 
     @contextmanager
     def in_use(self, *, begin: bool = False) -> Iterator[Filling | None]:
