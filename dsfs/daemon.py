@@ -58,6 +58,7 @@ from dsfs.storage.backing import BackingDirectory
 from dsfs.storage.filesystem import file_system_of
 from dsfs.storage.generations import GenerationStore
 from dsfs.storage.known import refuse_if_gone, remember
+from dsfs.storage.mounts import within
 from dsfs.storage.nodes import NodesDirectory, node_id
 from dsfs.storage.rebuild import recover
 from dsfs.storage.requests import RequestFolder
@@ -73,6 +74,7 @@ SEALING_THREADS = 2  # each may read a whole segment
 REQUESTS_END_S = 2.0  # requests at work may take so long to end after the first signal
 M_ARENA_MAX = -8  # of malloc.h
 DRAIN_S = 10.0  # and queued fills so long
+CLOSE_S = 5.0  # and files that are open, each of which waits for an NFS server
 
 
 def run(config: Config, *, force: bool) -> None:
@@ -288,11 +290,17 @@ class Daemon:
             is_drained = await self._drain()
             services.cancel_scope.cancel()
         if is_drained:  # else a thread may be inside, and go on with a descriptor that has become another file's
-            self.segments.close()
+            within(CLOSE_S, self._close_segments)
         self.library.close()
         if not self.recovery.is_inside:  # else its thread goes on, and the next start rebuilds anew
             self.index.close(clean=is_drained and not self.backing.was_away)
         log.info("stopped")
+
+    def _close_segments(self) -> None:
+        try:
+            self.segments.close()
+        except OSError as exc:
+            log.info("not all segments were closed: %s", exc)
 
     async def _serve_requests(self, session: Session) -> None:
         """Answer requests until a signal, the verb `stop`, or an unmount by somebody else."""

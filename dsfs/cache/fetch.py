@@ -219,11 +219,10 @@ class Fetcher:
 
     def _let_go(self, run: Run) -> None:
         """The run will not be fetched: another node has it, or is at it."""
-        self.claims.release(run)
+        self.filler.run_ended(run)
         self._cut(run, run.first)
         self.lane(run.segment).run_ended(run.slot.size)
         self.memory.give_back(run.slot)
-        run.segment.unfilled_runs -= 1
         self._left()
 
     def _left(self) -> None:

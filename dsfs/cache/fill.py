@@ -1,9 +1,9 @@
 """Fill: memory -> backing directory, after the reader has its reply ("write-back", but nothing dirty ever
 exists).
 
-Concurrency: a worker thread of the backing pool writes one run: checksums, room, data, map, the end of its claim.  The
-trio thread then notes the segment for the index, lets the run be discarded from memory, and has the segment sealed if
-it is complete.  Whatever goes wrong here costs a later fetch and never a reader.
+Concurrency: a worker thread of the filling pool writes one run: checksums, room, data, map.  The trio thread then has
+its claim given up, notes the segment for the index, lets the run be discarded from memory, and has the segment sealed
+if it is complete.  Whatever goes wrong here costs a later fetch and never a reader.
 """
 
 import errno
@@ -66,8 +66,7 @@ class Filler:
         extents = _good_extents(run)
         if not extents:
             run.consumed = True  # nobody can want it
-            self.claims.release(run)
-            run.segment.unfilled_runs -= 1
+            self.run_ended(run)
             self.memory.settle(run)
             return
         self.in_flight += 1
@@ -155,16 +154,18 @@ class Filler:
 
     def _seal(self, segment: ActiveSegment) -> None:
         """Seal the segment: all of it may have to be read, so this has threads of its own."""
+        has_failed = True
         try:
             if segment.file.seal():
                 self.metrics.seal_segments.add()
+            has_failed = False
         except OSError as exc:
             log.warning("segment %s cannot be sealed: %s", segment.identity, exc)
             self._failed(exc, 0)
         except BackingError as exc:
             log.warning("segment %s cannot be sealed: %s", segment.identity, exc)
         finally:
-            self.bridge.post(partial(self._sealed, segment))
+            self.bridge.post(partial(self._sealed, segment, has_failed))
 
     def _look(self, segment: ActiveSegment) -> None:
         """Learn what other nodes have filled: between them the segment may be complete."""
@@ -190,18 +191,23 @@ class Filler:
     def _done(self, run: Run, reserved: int, *, filled: bool) -> None:
         segment = run.segment
         run.filled = filled
-        self.claims.release(run)
-        segment.unfilled_runs -= 1
+        self.run_ended(run)
         self.changed(segment)
         self.backing.release(reserved)
         self.memory.settle(run)
         self.complete(segment)
-        if not segment.unfilled_runs and not segment.file.is_complete:
-            self._unsealed.add(segment)  # other nodes may fill the rest
         self._ended()
 
+    def run_ended(self, run: Run) -> None:
+        """The run is filled, or will not be: its claim is given up, and the others may fill what is missing."""
+        segment = run.segment
+        self.claims.release(run)
+        segment.unfilled_runs -= 1
+        if not segment.unfilled_runs and segment.file.state is State.FILLING:
+            self._unsealed.add(segment)
+
     def found(self, segment: ActiveSegment) -> None:
-        """Another node was seen to have filled blocks of the segment."""
+        """It was looked at what other nodes have filled of the segment."""
         self.changed(segment)
         self.complete(segment)
 
@@ -218,13 +224,13 @@ class Filler:
             self._begin(segment)
             self.sealing_pool.submit(Ticket(partial(self._seal, segment)), Priority.AHEAD)
 
-    def _sealed(self, segment: ActiveSegment) -> None:
-        """The attempt has ended, well or not."""
+    def _sealed(self, segment: ActiveSegment, has_failed: bool) -> None:
+        """The attempt has ended; after a failure it is for the next open of the segment to try again."""
         segment.is_sealing = False
         self.changed(segment)
         if segment.wants_seal:  # by who wrote while it was looked whether nobody does
             self.complete(segment)
-        elif segment.file.is_complete:
+        elif segment.file.is_complete and not has_failed:
             self._unsealed.add(segment)  # another node had a claim, or was at the seal itself
         segment.release()
         self._ended()
@@ -299,7 +305,8 @@ class Filler:
         self._is_dirty.set()
 
     def retire(self, segment: ActiveSegment) -> None:
-        """The segment is about to be closed: keep what the index is to know."""
+        """The segment is about to be closed: keep what the index is to know, and open it no more."""
+        self._unsealed.discard(segment)
         if segment.identity in self._dirty:
             self._dirty[segment.identity] = segment.record()
 

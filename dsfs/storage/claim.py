@@ -121,7 +121,7 @@ def _present(file: SegmentFile) -> Iterator[None]:
         yield
     except OSError as exc:
         if exc.errno == errno.EIO:  # an NFS client fences a file whose locks were lost with its lease
-            file.close()  # to be opened anew
+            file.look_again(anew=True)
             raise BlockLostError(f"segment {file.identity}: the claims on it were lost") from exc
         if exc.errno in GONE:
             raise BlockLostError(f"segment {file.identity} was sealed or dropped meanwhile") from exc

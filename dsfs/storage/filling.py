@@ -84,13 +84,17 @@ class Place:
     lock: threading.RLock
 
 
+class NoRecordsError(DamagedMapError):
+    """There is no such file."""
+
+
 def read_records(place: Place, suffix: str) -> tuple[MapHeader, BlockMap]:
     """What the `.map` or `.sum` says; DamagedMapError if that is nothing or nonsense."""
     path, blocks = place.path, place.blocks
     reach("segment.read_map")
     fd = open_existing(beside(path, suffix), place.fs)
     if fd is None:
-        raise DamagedMapError("there are none")
+        raise NoRecordsError("there are none")
     with os.fdopen(fd, "rb") as file:
         content = file.read()
     return blockmap.decode(content, path.name, len(blocks), blocks.size, sealed=suffix == ".sum")

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from dsfs.storage.faultpoint import reach
 from dsfs.storage.filesystem import remove, unfinished
 
 ABANDONED_S = 3600.0  # by far longer than anything takes to be completed
@@ -27,6 +28,7 @@ def abandoned(folder: Path, names: Iterable[str]) -> Iterator[str]:
 def server_now_ns(folder: Path) -> int:
     """The time of the server that holds `folder`; OSError if nothing can be made there."""
     new = unfinished(folder / "now")
+    reach("leftovers.now")
     try:
         fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         try:

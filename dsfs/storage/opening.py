@@ -10,11 +10,13 @@ from contextlib import contextmanager
 
 from dsfs.storage.blockmap import DamagedMapError
 from dsfs.storage.faultpoint import reach
-from dsfs.storage.filesystem import is_there, open_existing
-from dsfs.storage.filling import Filling, Place, UnsealError, beside, read_records, remove_waste
+from dsfs.storage.filesystem import is_there, open_existing, refresh_names
+from dsfs.storage.filling import Filling, NoRecordsError, Place, UnsealError, beside, read_records, remove_waste
 from dsfs.storage.sealed import SealedFile, is_unchanged
 
 log = logging.getLogger(__name__)
+
+ATTEMPTS = 2  # at opening files whose names other nodes may change
 
 
 def open_files(place: Place) -> SealedFile | Filling | None:
@@ -53,14 +55,18 @@ def _open_sealed(place: Place) -> SealedFile | Filling | None:
 
 def _open_filling(place: Place) -> Filling | None:
     path = place.path
-    if not is_there(beside(path, ".map")):
-        return None  # a .part alone is waste: nothing vouches for it
-    try:
-        return Filling.open(place)
-    except FileNotFoundError:
+    for _ in range(ATTEMPTS):
+        if not is_there(beside(path, ".map")):
+            return None  # a .part alone is waste: nothing vouches for it
+        try:
+            return Filling.open(place)
+        except (FileNotFoundError, NoRecordsError):
+            refresh_names(path.parent, place.fs)  # sealed or begun anew by another node since the names were looked up
+        except DamagedMapError as exc:
+            _fault(place, "was being filled, but its map cannot be used and it is dropped: %s", exc)
+            break
+    else:
         log.info("segment %s has a map but no data", path.name)
-    except DamagedMapError as exc:
-        _fault(place, "was being filled, but its map cannot be used and it is dropped: %s", exc)
     remove_waste(path, ".map", ".part")
     return None
 

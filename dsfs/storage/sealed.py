@@ -13,6 +13,9 @@ from dsfs.storage.openfiles import OpenFiles
 
 Stamp = tuple[int, int, int]
 
+# EBADF: so says NFSv4 of a file that was removed while open, once the server has been restarted.
+REMOVED = GONE | {errno.EBADF}
+
 
 def stamp_of(fd: int) -> Stamp:
     """What changes when somebody writes to the file: size in bytes, inode, mtime in ns."""
@@ -51,9 +54,13 @@ class SealedFile(OpenFiles):
         try:
             reach("segment.read")
             got = os.pread(self.fd, size, offset)
-            self._check(asking=True)
+            if self._fs.is_network and self._fs.kind != "nfs":
+                # NFSv3 brings attributes with the bytes, NFSv4 does not: mounted with noatime, its client would go on
+                # believing what it knows of the file, for a minute and more, while the bytes are already others.
+                refresh_attributes(self.fd)
+            self._check()
         except OSError as exc:
-            if exc.errno in GONE:
+            if exc.errno in REMOVED:
                 raise SealBrokenError(exc.strerror) from exc
             raise
         if len(got) != size:
@@ -69,26 +76,25 @@ class SealedFile(OpenFiles):
             if exc.errno in (errno.EAGAIN, errno.EOPNOTSUPP):
                 return None
             raise
-        self._check(asking=False)
+        self._check()
         return got if count == size else None
 
-    def _check(self, *, asking: bool) -> None:
+    def _check(self) -> None:
         """To be asked after a read: a write sets the mtime before it changes a byte."""
-        if not self.is_intact(asking=asking):
+        stat = os.fstat(self.fd)
+        if not stat.st_nlink or (stat.st_size, stat.st_ino, stat.st_mtime_ns) != self.stamp:
             raise SealBrokenError("it was changed or removed")
 
-    def is_intact(self, *, asking: bool = True) -> bool:
-        """Whether it is still what was sealed.  OSError if the medium fails.
-
-        `asking`: an NFS client asks the server first.  NFSv4 brings bytes without attributes: mounted with noatime, the
-        client would go on believing what it knows of the file, for a minute and more, while its bytes are others.
-        """
+    def is_intact(self) -> bool:
+        """Whether it is still what was sealed, as the server says; OSError if the medium fails."""
         try:
-            if asking and self._fs.is_network:
+            if self._fs.is_network:
                 refresh_attributes(self.fd)
-            stat = os.fstat(self.fd)
+            self._check()
+        except SealBrokenError:
+            return False
         except OSError as exc:
-            if exc.errno in GONE:
+            if exc.errno in REMOVED:
                 return False
             raise
-        return bool(stat.st_nlink) and (stat.st_size, stat.st_ino, stat.st_mtime_ns) == self.stamp
+        return True

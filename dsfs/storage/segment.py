@@ -87,14 +87,15 @@ class SegmentFile:
             if self.state is State.CLOSED:
                 self._look()
 
-    def look_again(self) -> None:
-        """Find out what other nodes have begun, sealed or dropped since; OSError if the medium fails."""
+    def look_again(self, *, anew: bool = False) -> None:
+        """Find out what others have begun, sealed or dropped; `anew`: do without what is open.  May raise OSError."""
         with self._lock:
-            if self._filling is not None and not self._filling.is_in_place():
-                self._begin_again()
-            elif self.state in (State.CLOSED, State.ABSENT) or not (self._sealed is None or self._sealed.is_intact()):
-                self._retire()
+            is_closed = self.state in (State.CLOSED, State.ABSENT)
+            if anew or is_closed or not (self._sealed is None or self._sealed.is_intact()):
+                self._become_absent()
                 self._look()
+            elif self._filling is not None and not self._filling.is_in_place():
+                self._begin_again()
 
     def _look(self) -> None:
         """OSError, and CLOSED, if one cannot look: that does not mean that nothing is there."""
@@ -146,12 +147,15 @@ class SegmentFile:
                 filling = self._begin_filling()
                 if filling is None:
                     return
+                inside.enter_context(self._unless_removed())
                 self._note_changes(filling)
                 inside.enter_context(filling.inside())
                 filling.writers += 1
                 changes = filling.changes
             try:
-                self._write_data(filling, buffer, length, offset)
+                reach("segment.data")
+                filling.data.write(buffer, length, offset)
+                reach("segment.data_written")
             finally:
                 with self._lock:
                     filling.end_write()
@@ -165,15 +169,15 @@ class SegmentFile:
                     self.presence.mark(block, TRUSTED if filling.changes == changes else UNCHECKED)
         reach("segment.map_written")
 
-    def _write_data(self, filling: Filling, buffer: memoryview, length: int, offset: int) -> None:
-        reach("segment.data")
+    @contextmanager
+    def _unless_removed(self) -> Iterator[None]:
+        """With NFSv3 an open file is stale when it has no name any more, and so is a map whose segment was sealed."""
         try:
-            filling.data.write(buffer, length, offset)
+            yield
         except OSError as exc:
             if exc.errno not in GONE:
                 raise
-            raise BlockLostError(f"segment {self.identity} was removed while it was being filled") from exc
-        reach("segment.data_written")
+            raise BlockLostError(f"segment {self.identity} was sealed or removed while it was being filled") from exc
 
     @contextmanager
     def in_use(self, *, begin: bool = False) -> Iterator[Filling | None]:
@@ -305,14 +309,10 @@ class SegmentFile:
         except SealBrokenError as exc:
             if cached_only:
                 return None  # taking it back is for those who may wait
-            self._take_back(sealed)
+            with self._lock:
+                if self._sealed is sealed:
+                    self.look_again(anew=True)
             raise BlockLostError(f"segment {self.identity}: {exc}") from exc
-
-    def _take_back(self, sealed: SealedFile) -> None:
-        with self._lock:
-            if self._sealed is sealed:
-                self._retire()
-                self._look()
 
     def read_filling(self, first: int, end: int, buffer: memoryview) -> None:
         """The blocks first..end-1 of a segment being filled into `buffer`, each checked against its record.

@@ -23,17 +23,17 @@ log = logging.getLogger(__name__)
 def tidy(backing: BackingDirectory, is_in_use: Callable[[str], bool] = lambda identity: False) -> int:
     """Remove what no segment needs, but for segments in use; returns how many files that were.
 
-    OSError if a folder cannot be read, or does not tell the time.
+    What cannot be removed stays, as on a read-only directory.  OSError if a folder cannot be read.
     """
     removed = 0
     for folder, names in backing.segment_folders():
-        for name in chain(beside_seals(names), abandoned(folder, waste_among(names))):
-            if not is_in_use(name.partition(".")[0]):
-                try:
+        try:
+            for name in chain(beside_seals(names), abandoned(folder, waste_among(names))):
+                if not is_in_use(name.partition(".")[0]):
                     os.unlink(folder / name)
                     removed += 1
-                except OSError as exc:
-                    log.info("%s cannot be removed: %s", name, exc)
+        except OSError as exc:
+            log.info("what a crash has left in %s cannot be removed: %s", folder, exc)
     if removed:
         log.info("%d files removed that a crash had left", removed)
     return removed

@@ -16,17 +16,23 @@ from dsfs.storage.rangelock import try_lock
 
 
 class Turn:
-    """The open file; made if there is none, in a folder that is there."""
+    """The file at `path`, open from the first `try_take` until `end`; made if it is missing (not its folder)."""
 
     def __init__(self, path: Path) -> None:
-        reach("turn.open")
+        self._path = path
         self._lock = threading.Lock()
-        self._fd: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._fd: int | None = None
+        self._has_ended = False
 
     def try_take(self) -> bool:
-        """Whether this node has the turn now; OSError if the file system cannot lock."""
+        """Whether this node has the turn now; OSError if the file cannot be opened, or its file system cannot lock."""
         with self._lock:
-            return self._fd is not None and try_lock(self._fd, 0, 1)
+            if self._has_ended:
+                return False
+            if self._fd is None:
+                reach("turn.open")
+                self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            return try_lock(self._fd, 0, 1)
 
     def show_life(self) -> None:
         """To be done by who has the turn, every few seconds."""
@@ -46,4 +52,4 @@ class Turn:
         with self._lock:
             if self._fd is not None:
                 os.close(self._fd)
-            self._fd = None
+            self._fd, self._has_ended = None, True

@@ -142,6 +142,19 @@ def test_claim_that_is_lost_with_its_file_is_to_be_asked_for_again(
     assert claim(a, 0, 1) == Claim(Answer.GRANTED, 1)
 
 
+def test_a_file_whose_claims_are_lost_is_read_on(
+    sample: Sample, a: SegmentFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample.fill(a, 0, 1)
+    Faults(monkeypatch).fail("rangelock.lock", errno.EIO)
+    with pytest.raises(BlockLostError):
+        claim(a, 1, 2)
+    assert a.state is State.FILLING
+    assert a.presence[0]
+    a.check()
+    assert sample.read(a, 0, 1) == sample.bytes_of(0)
+
+
 def test_fault_at_any_step_leaves_no_claim_that_nobody_knows_of(sample: Sample, a: SegmentFile, b: SegmentFile) -> None:
     claim(a, 0, 1)
     release(a, 0, 1)

@@ -1,5 +1,6 @@
 """What a crash leaves half made is removed once it is old; what another node is about to complete is left alone."""
 
+import errno
 from pathlib import Path
 from random import Random
 
@@ -8,6 +9,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from dsfs.storage.leftovers import ABANDONED_S, abandoned
+from dsfs.storage.rebuild import recover
 from dsfs.storage.segment import State
 from dsfs.storage.tidy import tidy
 from tests.engine.engine import PREFIX, Settings, running, until
@@ -73,3 +75,16 @@ async def test_what_was_too_young_at_the_start_is_removed_later(tmp_path: Path, 
         await wait_all_tasks_blocked()
         mock_clock.jump(2 * ABANDONED_S)
         await until(lambda: files_below(engine.backing.path / "segments") == [])
+
+
+async def test_a_directory_that_cannot_be_tidied_is_looked_through_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path, sample()) as engine:
+        assert await engine.read_path("v1/small") == CONTENT
+        await engine.settle()
+        leave(engine.backing.path)
+        Faults(monkeypatch).fail("leftovers.now", errno.EROFS)
+        assert tidy(engine.backing) == 0
+        recover(engine.index, engine.backing)
+        assert engine.index.total_bytes() > 0

@@ -1,5 +1,6 @@
 """A segment from its first block to its seal, on one node and on two."""
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -147,6 +148,24 @@ def test_write_that_is_overtaken_by_a_drop_says_so(sample: Sample, monkeypatch: 
         sample.fill(file, 0, 1)
     assert not file.resident_blocks
     assert not sample.names()
+
+
+@pytest.mark.parametrize("point", ["segment.data", "segment.map"])
+def test_write_to_a_file_that_is_stale_loses_its_blocks_and_is_no_fault_of_the_medium(
+    sample: Sample, monkeypatch: pytest.MonkeyPatch, point: str
+) -> None:
+    """As with NFSv3 when another node has just sealed the segment: its map has no name any more."""
+    file = sample.partly_filled()
+    before = file.resident_blocks
+
+    def stale(reached: str) -> None:
+        if reached == point:
+            raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(faultpoint, "hook", stale)
+    with pytest.raises(BlockLostError):
+        sample.fill(file, before, before + 1)
+    assert file.resident_blocks == before
 
 
 def test_drop_that_fails_says_so(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,8 +57,9 @@ def version(booted: NfsRig) -> SourceVersion:
 
 @pytest.mark.expects_log("segment [0-9a-f]{40}")
 # Mounted with noatime, a client does not by itself ask for attributes after a read, but believes those it has.
-@pytest.mark.parametrize("options", ["", "noatime,actimeo=600"])
-@pytest.mark.parametrize("nfs_version", ["4.2", "3"])
+@pytest.mark.parametrize(
+    ("nfs_version", "options"), [("4.2", ""), ("4.2", "noatime,actimeo=600"), ("3", "noatime,actimeo=600")]
+)
 def test_segment_changed_by_hand_while_it_is_read_is_noticed_and_fetched_again(
     a: NfsClient, b: NfsClient, c: NfsClient, server: NfsServer, new_node: NewNode, tmp_path: Path,
     version: SourceVersion, proxy: FaultProxy, nfs_version: str, options: str,

@@ -109,8 +109,7 @@ def make_full(path: Path) -> None:
 
 
 @pytest.mark.expects_log("a (claim|fill) failed", "cannot be sealed", "cannot be put into", "No space|Read-only")
-@pytest.mark.parametrize("trouble", ["read-only", "full"])
-@pytest.mark.parametrize("nfs_version", ["4.2", "3"])
+@pytest.mark.parametrize(("nfs_version", "trouble"), [("4.2", "read-only"), ("3", "full")])
 def test_export_that_takes_nothing_for_a_while(
     rig: NfsRig, server: NfsServer, new_node: NewNode, version: SourceVersion, nfs_version: str, trouble: str
 ) -> None:
