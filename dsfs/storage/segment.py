@@ -218,16 +218,15 @@ class SegmentFile:
         """Give a complete segment its final name; whether it is sealed now.
 
         It is not while a block is missing (one may prove bad on the way), while another thread writes, who is to call
-        this again, and while another node has a claim on it.  OSError if the medium refuses.
+        this again, and while another node has a claim on it, or has just sealed it.  OSError if the medium refuses.
         """
-        with self.in_use() as filling:
-            if filling is None or not self._is_ready(filling):
-                return self.state is State.SEALED
-            with filling.alone() as is_alone, suppress(BlockLostError):  # a block that is missing now
-                if is_alone:
-                    self._check_unchecked(filling)
-                    self._seal_checked(filling)
-            return self.state is State.SEALED
+        with suppress(BlockLostError), self._unless_removed(), self.in_use() as filling:
+            if filling is not None and self._is_ready(filling):
+                with filling.alone() as is_alone:
+                    if is_alone:
+                        self._check_unchecked(filling)
+                        self._seal_checked(filling)
+        return self.state is State.SEALED
 
     def _is_ready(self, filling: Filling) -> bool:
         with self._lock:

@@ -168,6 +168,23 @@ def test_write_to_a_file_that_is_stale_loses_its_blocks_and_is_no_fault_of_the_m
     assert file.resident_blocks == before
 
 
+def test_seal_that_finds_the_map_stale_is_no_fault_of_the_medium(
+    sample: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another node was first."""
+    file = sample.partly_filled()
+    sample.fill(file, 0, 1)
+
+    def stale(reached: str) -> None:
+        if reached == "rangelock.lock":
+            raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(faultpoint, "hook", stale)
+    assert not file.seal()
+    monkeypatch.setattr(faultpoint, "hook", None)
+    assert file.seal()
+
+
 def test_drop_that_fails_says_so(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
     file = sample.sealed()
 
