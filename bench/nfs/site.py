@@ -32,6 +32,10 @@ _CREDENTIALS = {
     "AWS_SECRET_ACCESS_KEY": "bench",
     "AWS_EC2_METADATA_DISABLED": "true",
 }
+_SETTINGS = {
+    "origin": {"timeout": "60s", "stall_timeout": "20s", "names_ttl": "1h"},
+    "backing": {"timeout": "50s"},
+}
 # The origin has a cable to each node; all of them go through one line, whose rate is set.
 _ONE_LINE = """
 modprobe -d {kernel} -a ifb sch_ingress cls_matchall act_mirred sch_tbf
@@ -45,9 +49,14 @@ done
 
 
 class SiteNode(Node):
-    """A dsfs on a client."""
+    """A dsfs on a client, patient enough for the guest."""
 
-    client: NfsClient
+    def __init__(self, client: NfsClient, work: Path, endpoint_url: str, backing: Path) -> None:
+        super().__init__(
+            work, endpoint_url, _CREDENTIALS, url=f"s3://{BUCKET}/{PREFIX}", settings=_SETTINGS, backing=backing,
+            machine=client,
+        )  # fmt: skip
+        self.client = client
 
 
 class Site:
@@ -129,23 +138,12 @@ class Site:
     ) -> Iterator[list[SiteNode]]:
         """A dsfs on each client, with one new backing directory or with one each; all is removed afterwards."""
         number = next(self._serial)
-        nodes = []
+        nodes: list[SiteNode] = []
         try:
             for client in clients:
                 backing = f"backing-{number}" if share else f"backing-{number}-{client.name}"
-                node = SiteNode(
-                    self._work / f"{client.name}-{number}",
-                    self._urls[distance.name],
-                    _CREDENTIALS,
-                    url=f"s3://{BUCKET}/{PREFIX}",
-                    settings={
-                        "origin": {"timeout": "60s", "stall_timeout": "20s", "names_ttl": "1h"},
-                        "backing": {"timeout": "50s"},
-                    },
-                    backing=self.export / backing,
-                    machine=client,
-                )
-                node.client = client
+                work = self._work / f"{client.name}-{number}"
+                node = SiteNode(client, work, self._urls[distance.name], self.export / backing)
                 nodes.append(node)
                 node.start()
             yield nodes
