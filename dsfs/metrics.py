@@ -207,9 +207,6 @@ class Metrics:
         self.claims_asked = declare(
             Counter("claims.asked_total", "Questions to the other nodes before a fetch, by answer.", "answer")
         )
-        self.claims_seconds = declare(
-            Histogram("claims.seconds", "Time from a question to the other nodes to its answer.", SECONDS_BUCKETS)
-        )
         self.claims_ignored = declare(
             Counter("claims.ignored_total", "Fetches of what another node had claimed and did not fill in time.")
         )

@@ -173,15 +173,12 @@ class Claims:
             if answer is not None and answer.answer is Answer.GRANTED:
                 self._release(run.segment, run.first, answer.end)
             return
-        now_s = trio.current_time()
-        if question.began_s is not None:
-            self.metrics.claims_seconds.observe(now_s - question.began_s)
         if answer is not None and answer.answer is Answer.GRANTED:
-            run.claimed_s = now_s
+            run.claimed_s = trio.current_time()
         others, learned_blocks = run.segment.others, run.segment.file.learned_blocks
         if learned_blocks != others.learned_blocks:
             others.learned_blocks = learned_blocks
-            others.news_s, others.distrusted_until_s = now_s, 0.0
+            others.news_s, others.distrusted_until_s = trio.current_time(), 0.0
         self.metrics.claims_asked.add(label=answer.answer.value if answer else "none")
         question.answered(run, answer)
 
