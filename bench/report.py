@@ -37,8 +37,8 @@ LAYOUTS = {
         "<!-- results:end -->",
     ),
     "nfs": Layout(
-        (OURS, "one node", "each for itself", "plain NFS"),
-        ("one node", "each for itself", "plain NFS"),
+        (OURS, "one node", "each for itself", "plain NFS", "no claims"),
+        ("one node", "each for itself", "plain NFS", "no claims"),
         "<!-- nfs:begin -->",
         "<!-- nfs:end -->",
     ),

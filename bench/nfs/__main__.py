@@ -12,13 +12,13 @@ from types import FrameType
 import dsfs
 from bench import data, machine, records, report
 from bench.errors import BenchError
-from bench.nfs.measures import Measures
+from bench.nfs.measures import Measures, Rates
 from bench.nfs.site import NODES, Site
-from bench.records import Record, Result
+from bench.records import Record
 
 SUITE = "nfs"
 RESULTS = records.RESULTS / SUITE
-FULL = data.Sizes(big_bytes=512 << 20, small_files=1000, small_bytes=100 << 10, tree_files=0, random_reads=0)
+FULL = data.Sizes(big_bytes=512 << 20, small_files=500, small_bytes=100 << 10, tree_files=0, random_reads=0)
 QUICK = data.Sizes(big_bytes=32 << 20, small_files=100, small_bytes=100 << 10, tree_files=0, random_reads=0)
 _MB = 1_000_000
 
@@ -28,7 +28,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="small data and one round: does it run at all?")
     parser.add_argument("--repeat", type=int, metavar="N", help="rounds (default 3, with --quick 1)")
     parser.add_argument(
-        "--line", type=int, default=40, metavar="MB/S", help="of the far origin to all nodes together (default 40)"
+        "--line", type=int, default=25, metavar="MB/S", help="from the far origin to all nodes together (default 25)"
+    )
+    parser.add_argument(
+        "--storage", type=int, default=100, metavar="MB/S", help="to the NFS server, where it is bound (default 100)"
     )
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="where the record goes")
     parser.add_argument("--no-record", action="store_true", help="print the table only")
@@ -44,17 +47,12 @@ def _measure(arguments: argparse.Namespace) -> Record:
         _say("making the data")
         root = data.make(work, sizes)
         with Site(work, root, sizes) as site:
-            results = Measures(site, sizes, arguments.line * _MB, _say).run(rounds)
+            rates = Rates(arguments.line * _MB, arguments.storage * _MB)
+            results = Measures(site, sizes, rates, _say).run(rounds)
             kernel = site.server.check("uname", "-r").strip()
-    return _record(sizes, rounds, arguments.line, kernel, results, date)
-
-
-def _record(
-    sizes: data.Sizes, rounds: int, line_mb_per_s: int, kernel: str, results: list[Result], date: str
-) -> Record:
     versions = {"python": platform.python_version(), "dsfs": dsfs.__version__, "guest Linux": kernel}
     settings: dict[str, object] = {name: value for name, value in asdict(sizes).items() if value}
-    settings |= {"nodes": len(NODES), "line MB/s": line_mb_per_s, "repeat": rounds}
+    settings |= {"nodes": len(NODES), "line": arguments.line, "storage": arguments.storage, "repeat": rounds}
     commit = records.commit_of(Path(__file__).parents[2])
     return Record(date, commit, machine.describe(), versions, settings, results, SUITE)
 

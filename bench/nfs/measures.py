@@ -13,7 +13,7 @@ from bench.loads import TIMEOUT_S, Outcome
 from bench.machine import Usage, usage_of
 from bench.nfs import together
 from bench.nfs.content import LARGE, SMALL, Content
-from bench.nfs.site import Site, SiteNode
+from bench.nfs.site import Site, SiteNode, UnclaimedNode
 from bench.origin import FAR, FAST, Distance
 from bench.records import LOCAL, Result, Sample
 from tests.rig.background import in_background
@@ -22,36 +22,25 @@ from tests.rig.nfs.client import NfsClient
 P = ParamSpec("P")
 T = TypeVar("T")
 
-OURS, ONE, APART, PLAIN = "dsfs", "one node", "each for itself", "plain NFS"
+OURS, ONE, APART, PLAIN, UNCLAIMED = SUBJECTS = ("dsfs", "one node", "each for itself", "plain NFS", "no claims")
 _LEAD_S = 2.0  # from telling the nodes to read until they do, all at once
 
 
 @dataclass(frozen=True, slots=True)
-class Claims:
-    """What a daemon has asked the other nodes since its start, and for how long it waited for them and the origin."""
+class Rates:
+    """Bytes/s from the far origin to all nodes together, and to and from the NFS server where that is bound."""
 
-    asked: float
-    asked_s: float
-    fetched_s: float
-
-    @property
-    def share(self) -> float:
-        """Of the time from the question for a run until its last byte has come."""
-        return self.asked_s / (self.asked_s + self.fetched_s)
-
-
-def claims_of(node: SiteNode) -> Claims:
-    names = ("dsfs_claims_asked_total", "dsfs_claims_seconds_sum", "dsfs_fetch_seconds_sum")
-    return Claims(*(node.metric(name) for name in names))
+    line: int
+    storage: int
 
 
 class Measures:
-    """`line_bytes_per_s`: what the far origin sends to all nodes together.  `say`: told of each value."""
+    """`say` is told of each value."""
 
-    def __init__(self, site: Site, sizes: Sizes, line_bytes_per_s: int, say: Callable[[str], None]) -> None:
+    def __init__(self, site: Site, sizes: Sizes, rates: Rates, say: Callable[[str], None]) -> None:
         self._site = site
         self._sizes = sizes
-        self._lines = {FAR.name: line_bytes_per_s, FAST.name: None}
+        self._rates = rates
         self._say = say
         self._results: dict[tuple[str, str, str], Result] = {}
 
@@ -60,10 +49,12 @@ class Measures:
         for number in range(rounds):
             for content in (LARGE, SMALL):
                 self._all_nodes(content, OURS, verify=number == 0)
-                self._all_nodes(content, APART)
+                if content is LARGE:
+                    self._all_nodes(content, APART)
                 self._one_node_and_a_later_one(content)
                 self._plain_files(content)
-            self._full_speed()
+            self._full_speed(OURS)
+            self._full_speed(UNCLAIMED)
         return list(self._results.values())
 
     # ---------------------------------------------------------------- what is measured
@@ -78,15 +69,19 @@ class Measures:
         """The later one reads what lies on the server then; a large file there is read without dsfs as well."""
         with self._site.nodes(self._site.clients[:2], FAR) as (first, later):
             self._fill([first], content, ONE, FAR)
-            claims = Sample(claims_of(first).asked / content.amount(self._sizes))
+            claims = Sample(first.metric("dsfs_claims_asked_total") / content.amount(self._sizes))
             self._add(content, "claims", OURS, claims, f"1/{content.per}")
             _call(later.client, together.list_directory, later.mountpoint / content.target.parent)
-            before = _used([later])
-            self._read_later(content, OURS, later.client, loads.run, content.load, later.mountpoint, self._sizes)
-            self._say(f"  CPU of the daemon: {_used([later]).cpu_s - before.cpu_s:.2f} s")
+            step = "read by a later node"
+            self._read_later(content, step, OURS, later.client, loads.run, content.load, later.mountpoint, self._sizes)
             if content is LARGE:
                 sealed = self._site.server.call(together.sealed_file, self._site.export, self._sizes.big_bytes)
-                self._read_later(content, PLAIN, later.client, loads.dd, str(sealed))
+                self._read_later(content, step, PLAIN, later.client, loads.dd, str(sealed))
+                step = f"read by a later node, {self._rates.storage / 1e6:.0f} MB/s to its server"
+                with self._site.storage_link(later.client, self._rates.storage):
+                    arguments = content.load, later.mountpoint, self._sizes
+                    self._read_later(content, step, OURS, later.client, loads.run, *arguments)
+                    self._read_later(content, step, PLAIN, later.client, loads.dd, str(sealed))
 
     def _plain_files(self, content: Content) -> None:
         """The same without dsfs, each file one on the server."""
@@ -96,15 +91,14 @@ class Measures:
         _, requests = _counted(first, together.copy_plainly, *arguments)
         self._add_requests(content, "filled", PLAIN, requests)
         if content is SMALL:
-            self._read_later(content, PLAIN, later, loads.run, content.load, copy, self._sizes)
+            self._read_later(content, "read by a later node", PLAIN, later, loads.run, content.load, copy, self._sizes)
         self._site.clear()
 
-    def _full_speed(self) -> None:
-        """How much of the time claims take where the origin is near and sends all it can."""
-        with self._site.nodes(self._site.clients[:1], FAST) as nodes:
-            self._fill(nodes, LARGE, OURS, FAST)
-            share = Sample(100 * claims_of(nodes[0]).share)
-            self._add(LARGE, "at full speed, time in claims", OURS, share, "%")
+    def _full_speed(self, subject: str) -> None:
+        """One node, and an origin that is near and sends all it can."""
+        kind = UnclaimedNode if subject == UNCLAIMED else SiteNode
+        with self._site.nodes(self._site.clients[:1], FAST, kind=kind) as nodes:
+            self._fill(nodes, LARGE, subject, FAST)
 
     # ---------------------------------------------------------------- one measurement
 
@@ -113,7 +107,7 @@ class Measures:
         site = self._site
         for node in nodes:
             _call(node.client, together.list_directory, node.mountpoint / content.target.parent)
-        site.set_line(self._lines[distance.name])
+        site.set_line(self._rates.line if distance is FAR else None)
         site.drop_caches(site.truth / content.target)
         mark, before, stats = site.mark(), _used(nodes), nodes[0].client.mount_stats()
         readings = self._read_together(nodes, content)
@@ -134,7 +128,8 @@ class Measures:
             lists=traffic.lists,
             data_bytes=traffic.data_bytes,
         )
-        self._add(content, "cold", subject, sample, "s", distance=distance.name)
+        step = "all nodes, cold" if distance is FAR else "one node, cold"
+        self._add(content, step, subject, sample, "s", distance=distance.name)
         if distance is FAR:
             ratio = Sample(traffic.data_bytes / content.size_bytes(self._sizes))
             self._add(content, "origin bytes / distinct bytes", subject, ratio, "times")
@@ -156,6 +151,7 @@ class Measures:
     def _read_later(
         self,
         content: Content,
+        step: str,
         subject: str,
         client: NfsClient,
         read: Callable[P, Outcome],
@@ -171,8 +167,8 @@ class Measures:
             operations=outcome.operations,
             read_bytes=outcome.read_bytes,
         )
-        self._add(content, "read by a later node", subject, sample, content.unit, direction="higher", cache="dropped")
-        self._add_requests(content, "read by a later node", subject, requests)
+        self._add(content, step, subject, sample, content.unit, direction="higher", cache="dropped")
+        self._add_requests(content, step, subject, requests)
 
     # ---------------------------------------------------------------- results
 

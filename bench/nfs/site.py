@@ -18,6 +18,7 @@ from bench.nfs.origin import URLS
 from bench.origin import ACCESS_LOG, Distance
 from tests.rig.nfs.client import NfsClient
 from tests.rig.nfs.guest import KERNEL, MIB, Guest, missing
+from tests.rig.nfs.machine import GuestMachine
 from tests.rig.nfs.server import export_path
 from tests.rig.node import Node
 
@@ -57,6 +58,10 @@ class SiteNode(Node):
             machine=client,
         )  # fmt: skip
         self.client = client
+
+
+class UnclaimedNode(SiteNode):
+    module = "bench.nfs.unclaimed"
 
 
 class Site:
@@ -105,17 +110,19 @@ class Site:
         """What the origin sends to all nodes together; None: as much as it can."""
         self.server.run("tc", "qdisc", "delete", "dev", "line", "root")  # there may be none
         if bytes_per_s is not None:
-            limit = ["rate", f"{bytes_per_s * 8}bit", "burst", "256k", "limit", "64m"]
-            self.server.check("tc", "qdisc", "add", "dev", "line", "root", "tbf", *limit)
+            _limit(self.server, "line", bytes_per_s)
 
-    def set_storage_link(self, bytes_per_s: int | None) -> None:
-        """What the NFS server sends to each node, and each node to it; None: as much as they can."""
-        for client in self.clients:
-            for where, device in ((self.server, f"{client.name}-storage"), (client, "storage")):
-                where.run("tc", "qdisc", "delete", "dev", device, "root")
-                if bytes_per_s is not None:
-                    limit = ["rate", f"{bytes_per_s * 8}bit", "burst", "256k", "limit", "16m"]
-                    where.check("tc", "qdisc", "add", "dev", device, "root", "tbf", *limit)
+    @contextmanager
+    def storage_link(self, client: NfsClient, bytes_per_s: int) -> Iterator[None]:
+        """The most that the client and the NFS server send each other meanwhile."""
+        ends = ((self.server, f"{client.name}-storage"), (client, "storage"))
+        for end, device in ends:
+            _limit(end, device, bytes_per_s)
+        try:
+            yield
+        finally:
+            for end, device in ends:
+                end.check("tc", "qdisc", "delete", "dev", device, "root")
 
     def drop_caches(self, *served: Path) -> None:
         """Those of the nodes; the origin's and the server's files (`served`) are in memory again afterwards."""
@@ -134,7 +141,7 @@ class Site:
 
     @contextmanager
     def nodes(
-        self, clients: Sequence[NfsClient], distance: Distance, *, share: bool = True
+        self, clients: Sequence[NfsClient], distance: Distance, *, share: bool = True, kind: type[SiteNode] = SiteNode
     ) -> Iterator[list[SiteNode]]:
         """A dsfs on each client, with one new backing directory or with one each; all is removed afterwards."""
         number = next(self._serial)
@@ -143,7 +150,7 @@ class Site:
             for client in clients:
                 backing = f"backing-{number}" if share else f"backing-{number}-{client.name}"
                 work = self._work / f"{client.name}-{number}"
-                node = SiteNode(client, work, self._urls[distance.name], self.export / backing)
+                node = kind(client, work, self._urls[distance.name], self.export / backing)
                 nodes.append(node)
                 node.start()
             yield nodes
@@ -155,3 +162,9 @@ class Site:
     def clear(self) -> None:
         """Remove all that lies in the export."""
         self.server.clear(EXPORT)
+
+
+def _limit(there: GuestMachine, device: str, bytes_per_s: int) -> None:
+    """Packets wait; none is lost before there are 64 MiB of them."""
+    limit = ["rate", f"{bytes_per_s * 8}bit", "burst", "256k", "limit", "64m"]
+    there.check("tc", "qdisc", "add", "dev", device, "root", "tbf", *limit)

@@ -10,7 +10,7 @@ from bench.accesslog import LOG_FORMAT, traffic
 from bench.loads import Outcome
 from bench.nfs import together
 from bench.nfs.content import LARGE, SMALL, Content
-from bench.nfs.measures import APART, ONE, OURS, PLAIN, Claims
+from bench.nfs.measures import APART, ONE, OURS, PLAIN, SUBJECTS
 from bench.nfs.together import Reading
 from bench.records import LOCAL, Record, Result, Sample
 
@@ -43,8 +43,8 @@ def test_the_slowest_of_all_nodes_counts_from_the_first_start() -> None:
     assert together.seconds_of_all([Reading(10.5, 12, outcome), Reading(10, 11, outcome)]) == 2
 
 
-def test_time_in_claims_is_a_share_of_what_a_run_takes() -> None:
-    assert Claims(asked=7, asked_s=1, fetched_s=19).share == 0.05
+def test_every_subject_has_a_column() -> None:
+    assert report.LAYOUTS["nfs"].shown == SUBJECTS
 
 
 def test_plain_copies_are_what_is_read(truth: Path, tmp_path: Path) -> None:
