@@ -108,7 +108,7 @@ class Measures:
         for node in nodes:
             _call(node.client, together.list_directory, node.mountpoint / content.target.parent)
         site.set_line(self._rates.line if distance is FAR else None)
-        site.drop_caches(site.truth / content.target)
+        site.drop_caches()
         mark, before, stats = site.mark(), _used(nodes), nodes[0].client.mount_stats()
         readings = self._read_together(nodes, content)
         site.server.call_within(TIMEOUT_S, together.wait_sealed, site.export)
@@ -159,7 +159,7 @@ class Measures:
         **kwargs: P.kwargs,
     ) -> None:
         """What another node has filled, with no page of it in the memory of this one."""
-        self._site.drop_caches(self._site.export)
+        self._site.drop_caches()
         outcome, requests = _counted(client, read, *args, **kwargs)
         sample = Sample(
             value=content.value(outcome),

@@ -14,6 +14,7 @@ from bench import machine
 from bench.accesslog import Traffic, traffic
 from bench.data import BUCKET, PREFIX, Sizes
 from bench.errors import BenchError
+from bench.loads import TIMEOUT_S
 from bench.nfs.origin import URLS
 from bench.origin import ACCESS_LOG, Distance
 from tests.rig.nfs.client import NfsClient
@@ -28,6 +29,7 @@ MEMORY_BYTES = 4096 * MIB  # so that neither the server nor the origin reads fro
 START_TIMEOUT_S = 30.0
 
 _RUN = Path("/run/bench-origin")
+_ROOT = Path("/run/lake")  # in memory: the origin stands for another machine, whose disk is no matter
 _CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "bench",
     "AWS_SECRET_ACCESS_KEY": "bench",
@@ -39,7 +41,7 @@ _SETTINGS = {
 }
 # The origin has a cable to each node; all of them go through one line, whose rate is set.
 _ONE_LINE = """
-modprobe -d {kernel} -a ifb sch_ingress cls_matchall act_mirred sch_tbf
+modprobe -d {kernel} -a ifb sch_ingress cls_matchall act_mirred sch_cake
 ip link add line type ifb
 ip link set line up
 for node in {nodes}; do
@@ -98,7 +100,8 @@ class Site:
 
     def _start_origin(self) -> None:
         log = self._work / "origin.log"
-        process = self.server.start(sys.executable, "-m", "bench.nfs.origin", str(self._root), str(_RUN), log=log)
+        self.server.check("cp", "-r", str(self._root), str(_ROOT))
+        process = self.server.start(sys.executable, "-m", "bench.nfs.origin", str(_ROOT), str(_RUN), log=log)
         if not process.wait_ready(START_TIMEOUT_S):
             raise BenchError(f"the origin did not start:\n{log.read_text()}")
         self._urls = json.loads(self.server.call(Path.read_text, _RUN / URLS))
@@ -124,11 +127,10 @@ class Site:
             for end, device in ends:
                 end.check("tc", "qdisc", "delete", "dev", device, "root")
 
-    def drop_caches(self, *served: Path) -> None:
-        """Those of the nodes; the origin's and the server's files (`served`) are in memory again afterwards."""
+    def drop_caches(self) -> None:
+        """Those of the nodes; what lies on the server is in its memory again afterwards."""
         self.server.call(machine.drop_caches)
-        for path in served:
-            self.server.call(machine.read_through, path)
+        self.server.call_within(TIMEOUT_S, machine.read_through, self.export)
 
     def mark(self) -> int:
         """A place in the origin's log, for traffic_since."""
@@ -165,6 +167,5 @@ class Site:
 
 
 def _limit(there: GuestMachine, device: str, bytes_per_s: int) -> None:
-    """Packets wait; none is lost before there are 64 MiB of them."""
-    limit = ["rate", f"{bytes_per_s * 8}bit", "burst", "256k", "limit", "64m"]
-    there.check("tc", "qdisc", "add", "dev", device, "root", "tbf", *limit)
+    """Fair, and with short queues: behind a long one each new answer would wait for seconds."""
+    there.check("tc", "qdisc", "add", "dev", device, "root", "cake", "bandwidth", f"{bytes_per_s * 8}bit")
