@@ -28,7 +28,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="small data and one round: does it run at all?")
     parser.add_argument("--repeat", type=int, metavar="N", help="rounds (default 3, with --quick 1)")
     parser.add_argument(
-        "--line", type=int, default=25, metavar="MB/S", help="from the far origin to all nodes together (default 25)"
+        "--line", type=int, default=20, metavar="MB/S", help="from the far origin to all nodes together (default 20)"
     )
     parser.add_argument(
         "--storage", type=int, default=100, metavar="MB/S", help="to the NFS server, where it is bound (default 100)"

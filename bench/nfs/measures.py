@@ -62,8 +62,8 @@ class Measures:
     def _all_nodes(self, content: Content, subject: str, *, verify: bool = False) -> None:
         with self._site.nodes(self._site.clients, FAR, share=subject == OURS) as nodes:
             self._fill(nodes, content, subject, FAR)
-            for node in nodes if verify else ():
-                _call(node.client, loads.verify, content.load, node.mountpoint, self._site.truth)
+            if verify:
+                _call(nodes[-1].client, loads.verify, content.load, nodes[-1].mountpoint, self._site.truth)
 
     def _one_node_and_a_later_one(self, content: Content) -> None:
         """The later one reads what lies on the server then; a large file there is read without dsfs as well."""
