@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 LOG_FORMAT = "$server_port $request_method $status $body_bytes_sent $request_uri"
 
@@ -16,6 +17,13 @@ class Traffic:
     others: int = 0
     failed: int = 0
     data_bytes: int = 0
+
+
+def traffic(log: Path, mark: int, port: int) -> Traffic:
+    """What was asked at a port since the log had `mark` bytes; requests still running are not in it."""
+    with log.open() as lines:
+        lines.seek(mark)
+        return parse(lines, port)
 
 
 def parse(lines: Iterable[str], port: int) -> Traffic:

@@ -1,6 +1,6 @@
 """Compares a record with an earlier one: `python -m bench.compare [NEW [OLD]]`.
 
-Without names: the newest record, and the last before it on the same kind of machine with the same settings.
+Without names: the newest record, and the last before it, beside it, on the same kind of machine with the same settings.
 A change counts where both have MIN_ROUNDS values, the medians differ by more than NOISE and the two ranges do
 not overlap.  Exit code: 1 if anything of dsfs became worse, 2 if there is nothing to compare.
 """
@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("new", nargs="?", type=Path, help="default: the newest record")
     parser.add_argument("old", nargs="?", type=Path, help="default: the last comparable one before it")
     arguments = parser.parse_args()
-    stored = records.stored(records.RESULTS)
+    stored = records.stored(arguments.new.parent if arguments.new else records.RESULTS)
     try:
         new = records.read(arguments.new or _newest(stored))
         old = records.read(arguments.old) if arguments.old else predecessor(new, stored)

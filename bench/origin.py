@@ -2,7 +2,7 @@
 
 nginx serves GET, HEAD and Range from plain files (0.26 CPU s per GB, the least of all servers tried); a thin
 responder (lister.py) lists.  Signatures are not checked, conditions (If-Match) are ignored, nothing can be
-written.  Loopback only.  One nginx serves every distance, each on its own port:
+written.  One nginx serves every distance, each on its own port:
 
 * *fast*: loopback as it is.
 * *far*: 20 ms before the first byte of every answer (a timer in nginx) and 90 MB/s per connection (pacing by
@@ -24,11 +24,13 @@ from functools import partial
 from pathlib import Path
 from types import TracebackType
 
-from bench.accesslog import LOG_FORMAT, Traffic, parse
+from bench.accesslog import LOG_FORMAT, Traffic, traffic
 from bench.errors import BenchError
 from bench.lister import ETAG
 
 _SO_MAX_PACING_RATE = 47  # <asm-generic/socket.h>; not in Python's socket module
+LOOPBACK = "127.0.0.1"
+ACCESS_LOG = "access.log"
 _START_TIMEOUT_S = 20.0
 _MODULES = Path("/usr/lib/nginx/modules")
 
@@ -53,7 +55,7 @@ daemon off; worker_processes 2; user root; pid %(run)s/nginx.pid; error_log %(ru
 events { worker_connections 2048; multi_accept on; }
 http {
   log_format bench '%(log_format)s';
-  access_log %(run)s/access.log bench;
+  access_log %(run)s/%(access_log)s bench;
   sendfile on; sendfile_max_chunk 2m; tcp_nopush on; tcp_nodelay on;
   keepalive_requests 1000000; keepalive_timeout 600s; client_max_body_size 0;
   types {} default_type application/octet-stream; etag off; server_tokens off; max_ranges 1;
@@ -69,7 +71,7 @@ http {
 # The object location has a name as well, because the distant server enters it by echo_exec.
 _SERVER = """
   server {
-    listen 127.0.0.1:%(port)d backlog=1024; root %(root)s;
+    listen %(address)s:%(port)d backlog=1024; root %(root)s;
     error_page 418 = @list; recursive_error_pages on;
     location / { %(entrance)s }
     location @object { %(object)s }
@@ -94,7 +96,8 @@ _OBJECT = (
 class Origin:
     """Serves `root` (root/<bucket>/<key>) at all distances while entered; `run_directory` is its own."""
 
-    def __init__(self, root: Path, run_directory: Path) -> None:
+    def __init__(self, root: Path, run_directory: Path, address: str = LOOPBACK) -> None:
+        self._address = address
         self._root = root
         self._run = run_directory
         self._ports: dict[str, int] = {}
@@ -117,21 +120,19 @@ class Origin:
         self._stack.close()
 
     def url(self, distance: Distance) -> str:
-        return f"http://127.0.0.1:{self._ports[distance.name]}"
+        return f"http://{self._address}:{self._ports[distance.name]}"
 
     def mark(self) -> int:
         """A place in the log, for traffic_since."""
-        return (self._run / "access.log").stat().st_size
+        return (self._run / ACCESS_LOG).stat().st_size
 
     def traffic_since(self, mark: int, distance: Distance) -> Traffic:
         """What was asked at this distance since then; requests still running are not in it."""
-        with (self._run / "access.log").open() as log:
-            log.seek(mark)
-            return parse(log, self._ports[distance.name])
+        return traffic(self._run / ACCESS_LOG, mark, self._ports[distance.name])
 
     def _start(self, nginx: str, stack: ExitStack) -> None:
         self._run.mkdir(parents=True, exist_ok=True)
-        sockets = [stack.enter_context(_listen(distance)) for distance in DISTANCES.values()]
+        sockets = [stack.enter_context(_listen(self._address, distance)) for distance in DISTANCES.values()]
         self._ports = {name: sock.getsockname()[1] for name, sock in zip(DISTANCES, sockets, strict=True)}
         (self._run / "nginx.conf").write_text(self._configuration())
         lister_socket = self._run / "lister.sock"
@@ -150,18 +151,19 @@ class Origin:
         )
         stack.callback(stop, server)
         for port in self._ports.values():
-            _wait_for(server, partial(_answers, port))
+            _wait_for(server, partial(_answers, self._address, port))
 
     def _configuration(self) -> str:
         servers = []
         for name, port in self._ports.items():
             latency_s = DISTANCES[name].latency_s
             entrance = f"echo_sleep {latency_s}; echo_exec @object;" if latency_s else _OBJECT
-            inside = {"port": port, "root": self._root, "entrance": entrance, "object": _OBJECT}
-            servers.append(_SERVER % inside)
+            inside = {"address": self._address, "port": port, "root": self._root}
+            servers.append(_SERVER % (inside | {"entrance": entrance, "object": _OBJECT}))
         return _CONF % {
             "modules": _MODULES,
             "run": self._run,
+            "access_log": ACCESS_LOG,
             "log_format": LOG_FORMAT,
             "servers": "".join(servers),
         }
@@ -177,18 +179,18 @@ def stop(process: subprocess.Popen[bytes], grace_s: float = 20.0) -> None:
         process.wait()
 
 
-def _listen(distance: Distance) -> socket.socket:
+def _listen(address: str, distance: Distance) -> socket.socket:
     sock = socket.socket()
     if distance.bytes_per_s is not None:
         sock.setsockopt(socket.SOL_SOCKET, _SO_MAX_PACING_RATE, distance.bytes_per_s)
-    sock.bind(("127.0.0.1", 0))
+    sock.bind((address, 0))
     sock.listen(1024)
     sock.setblocking(False)  # nginx expects its inherited sockets so
     return sock
 
 
-def _answers(port: int) -> bool:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+def _answers(address: str, port: int) -> bool:
+    connection = http.client.HTTPConnection(address, port, timeout=5)
     try:
         connection.request("GET", "/no-such-bucket/?list-type=2")
         return connection.getresponse().status == 404

@@ -20,19 +20,23 @@ LOCAL = "local"
 
 @dataclass(slots=True)
 class Sample:
-    """One measurement of one step; CPU, written and peak memory are the daemon's, requests the origin's."""
+    """One measurement of one step; CPU and peak memory are the daemon's, requests and data bytes the origin's.
+
+    `nfs`: requests on the wire of an NFS mount, by name.  What does not apply is 0 or empty.
+    """
 
     value: float
-    seconds: float
-    operations: int
-    read_bytes: int
-    cpu_s: float
-    cost: float
-    peak_bytes: int
-    gets: int
-    heads: int
-    lists: int
-    data_bytes: int
+    seconds: float = 0.0
+    operations: int = 0
+    read_bytes: int = 0
+    cpu_s: float = 0.0
+    cost: float = 0.0
+    peak_bytes: int = 0
+    gets: int = 0
+    heads: int = 0
+    lists: int = 0
+    data_bytes: int = 0
+    nfs: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -62,7 +66,10 @@ class Result:
 
 @dataclass(slots=True)
 class Record:
-    """One run.  `settings` holds all that changes what is measured: only equal ones are compared."""
+    """One run.  `settings` holds all that changes what is measured: only equal ones are compared.
+
+    `suite`: which program measured, and so how its table looks (bench.report).
+    """
 
     date: str
     commit: str
@@ -70,6 +77,7 @@ class Record:
     versions: dict[str, str]
     settings: dict[str, object]
     results: list[Result]
+    suite: str = "disk"
 
     @property
     def kind(self) -> tuple[object, ...]:
@@ -126,7 +134,8 @@ def stored(directory: Path) -> list[Path]:
 
 def comparable(one: Record, other: Record) -> bool:
     """Whether two runs measured the same thing on the same kind of machine."""
-    return one.kind == other.kind and _significant(one.settings) == _significant(other.settings)
+    alike = (one.suite, one.kind) == (other.suite, other.kind)
+    return alike and _significant(one.settings) == _significant(other.settings)
 
 
 def _significant(settings: Mapping[str, object]) -> dict[str, object]:

@@ -1,10 +1,11 @@
-"""The one table of a record, and its place in the README.
+"""The table of a record, and its place in the README.
 
 `python -m bench.report [RECORD]` prints it; `--update-readme` puts it between the markers of bench/README.md.
 """
 
 import argparse
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
@@ -14,17 +15,41 @@ from bench.figures import ratio, short, spread
 from bench.records import LOCAL, Record, Result, Sample
 
 README = Path(__file__).parent / "README.md"
-BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 OURS = "dsfs"
-SHOWN = ("native", "small pages", OURS, "rclone", "obstore")
-AGAINST = ("native", "small pages", "obstore", "rclone")
 _MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The table of a suite: its columns, those that dsfs is compared with, and its markers in the README."""
+
+    shown: tuple[str, ...]
+    against: tuple[str, ...]
+    begin: str
+    end: str
+
+
+LAYOUTS = {
+    "disk": Layout(
+        ("native", "small pages", OURS, "rclone", "obstore"),
+        ("native", "small pages", "obstore", "rclone"),
+        "<!-- results:begin -->",
+        "<!-- results:end -->",
+    ),
+    "nfs": Layout(
+        (OURS, "one node", "each for itself", "plain NFS", "no claims"),
+        ("one node", "each for itself", "plain NFS", "no claims"),
+        "<!-- nfs:begin -->",
+        "<!-- nfs:end -->",
+    ),
+}
 
 
 def table(record: Record) -> str:
     """Markdown, columns aligned, so that it can be read in a terminal too."""
-    subjects = [name for name in SHOWN if _has(record, name)]
-    against = [name for name in AGAINST if name in subjects and OURS in subjects]
+    layout = LAYOUTS[record.suite]
+    subjects = [name for name in layout.shown if _has(record, name)]
+    against = [name for name in layout.against if name in subjects and OURS in subjects]
     rows = [["", *subjects, *(f"{OURS} : {name}" for name in against)]]
     for step, distance in _cells(record):
         row = {name: records.find(record.results, step, distance, name) for name in subjects}
@@ -143,11 +168,12 @@ def _markdown(rows: list[list[str]]) -> str:
 
 def update_readme(record: Record, readme: Path = README) -> None:
     """Puts heading and table between the markers; what stood there goes."""
-    before, begin, rest = readme.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
+    layout = LAYOUTS[record.suite]
+    before, begin, rest = readme.read_text().partition(layout.begin)
+    _, end, after = rest.partition(layout.end)
     if not begin or not end:
-        raise BenchError(f"{readme.name} lacks the markers {BEGIN} and {END}")
-    readme.write_text(f"{before}{BEGIN}\n{heading(record)}\n{table(record)}{END}{after}")
+        raise BenchError(f"{readme.name} lacks the markers {layout.begin} and {layout.end}")
+    readme.write_text(f"{before}{begin}\n{heading(record)}\n{table(record)}{end}{after}")
 
 
 def main() -> None:

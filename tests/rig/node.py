@@ -37,6 +37,8 @@ class Node:
     `work` is one directory here and on `machine`; `backing` need be there only.
     """
 
+    module = "dsfs"  # what the daemon is started as
+
     def __init__(
         self,
         work: Path,
@@ -92,7 +94,7 @@ class Node:
         assert self.process is None, "the daemon of this node is running"
         command = ["mount", "--foreground", "--config", str(self.config), *options]
         self.process = self.machine.start(
-            sys.executable, "-m", "dsfs", *command, env={**self._env, **(env or {})}, log=self.log
+            sys.executable, "-m", self.module, *command, env={**self._env, **(env or {})}, log=self.log
         )
         return self.process
 

@@ -1,6 +1,7 @@
 """The arithmetic of the benchmark, its reading of logs, and its keeping of records."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -313,14 +314,16 @@ def test_table_shows_medians_spread_ratios_and_failures() -> None:
 
 
 def test_every_subject_has_a_column() -> None:
-    assert set(report.SHOWN) == set(SUBJECTS)
+    assert set(report.LAYOUTS["disk"].shown) == set(SUBJECTS)
 
 
-def test_readme_keeps_what_stands_around_the_markers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suite", report.LAYOUTS)
+def test_readme_keeps_what_stands_around_the_markers(suite: str, tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    layout = report.LAYOUTS[suite]
+    readme.write_text(f"before\n{layout.begin}\nold\n{layout.end}\nafter\n")
     for _ in range(2):
-        report.update_readme(record([result("dsfs", [10])]), readme)
+        report.update_readme(replace(record([result("dsfs", [10])]), suite=suite), readme)
     text = readme.read_text()
     assert text.startswith("before\n")
     assert text.endswith("\nafter\n")

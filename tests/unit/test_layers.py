@@ -109,6 +109,15 @@ def test_dsfs_imports_what_it_requires_and_nothing_of_its_tests() -> None:
         assert {target.split(".")[0] for target in targets} <= sys.stdlib_module_names | required | {"dsfs"}, name
 
 
+def test_bench_builds_on_the_rig_of_the_tests_and_not_the_other_way_round() -> None:
+    for name, path in EVERYTHING.items():
+        targets = imported(path)
+        if name.startswith("bench"):
+            assert all(target.startswith("tests.rig.") for target in targets if target.startswith("tests")), name
+        elif not name.startswith("tests.unit."):
+            assert not any(target.split(".")[0] == "bench" for target in targets), name
+
+
 def test_what_is_defined_is_used_by_more_than_tests() -> None:
     """By its name alone, so one that something else has, too, is not found."""
     defined: dict[str, str] = {}

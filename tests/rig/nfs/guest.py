@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -43,10 +43,22 @@ def missing() -> str | None:
 
 
 class Guest:
-    """Boots with the `with` statement.  `work`: a directory that is the same, and writable, here and in the guest."""
+    """Boots with the `with` statement.  `work`: a directory that is the same, and writable, here and in the guest.
 
-    def __init__(self, work: Path, nodes: Sequence[str]) -> None:
+    `images`: the sizes of the exports' file systems, in the order of server.EXPORTS.
+    """
+
+    def __init__(
+        self,
+        work: Path,
+        nodes: Sequence[str],
+        *,
+        memory_bytes: int = MEMORY_BYTES,
+        images: Mapping[str, int] = IMAGES,
+    ) -> None:
         self._work = work
+        self._memory_bytes = memory_bytes
+        self._images = images
         self._files = work / "nfs-guest"
         self._files.mkdir()
         self._console = self._files / "console.log"
@@ -57,7 +69,7 @@ class Guest:
 
     def __enter__(self) -> Self:
         try:
-            for name, size in IMAGES.items():
+            for name, size in self._images.items():
                 _make_image(self._files / name, size)
             self._process = self._boot()
             deadline = time.monotonic() + BOOT_TIMEOUT_S
@@ -81,7 +93,7 @@ class Guest:
             self._process.wait(COMMAND_TIMEOUT_S)
         for machine in self._machines:
             machine.close()
-        for name in IMAGES:
+        for name in self._images:
             (self._files / name).unlink(missing_ok=True)
 
     def console_tail(self) -> str:
@@ -102,8 +114,8 @@ class Guest:
         }
         command = [
             "setpriv", "--pdeathsig", "KILL", str(KERNEL / "linux"),
-            f"mem={MEMORY_BYTES}", "root=none", "rootfstype=hostfs", "rootflags=/", "ro", "quiet", f"init={init}",
-            *(f"ubd{number}={self._files / name}" for number, name in enumerate(IMAGES)),
+            f"mem={self._memory_bytes}", "root=none", "rootfstype=hostfs", "rootflags=/", "ro", "quiet", f"init={init}",
+            *(f"ubd{number}={self._files / name}" for number, name in enumerate(self._images)),
             "con=null", "con0=null,fd:1",
             *(f"con{number}={machine.console}" for number, machine in enumerate(self._machines, 1)),
             *(f"{name}={value}" for name, value in settings.items()),
@@ -111,7 +123,7 @@ class Guest:
         with self._console.open("wb") as log:
             process = subprocess.Popen(
                 command,
-                env={**os.environ, "TMPDIR": str(_directory_for_memory())},
+                env={**os.environ, "TMPDIR": str(_directory_for(self._memory_bytes))},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -133,9 +145,9 @@ def _make_image(path: Path, size_bytes: int) -> None:
     )
 
 
-def _directory_for_memory() -> Path:
+def _directory_for(memory_bytes: int) -> Path:
     """Where the file that is the guest's memory has room: in memory, unless a container gives little of that."""
     shared = Path("/dev/shm")
-    if shared.is_dir() and shutil.disk_usage(shared).free > MEMORY_BYTES:
+    if shared.is_dir() and shutil.disk_usage(shared).free > memory_bytes:
         return shared
     return Path(tempfile.gettempdir())
