@@ -7,11 +7,10 @@ import sys
 
 from dsfs import cli
 from dsfs.cache.claims import Answered, Claims
-from dsfs.cache.pool import Priority
 from dsfs.cache.runs import Run
 
 
-def _none(self: Claims, run: Run, priority: Priority, answered: Answered) -> None:
+def _none(self: Claims, run: Run, answered: Answered) -> None:
     answered(run, None)
 
 
