@@ -26,12 +26,14 @@ async def has_all(engine: Engine, contents: dict[str, bytes]) -> bool:
 
 async def test_nodes_that_warm_together_fetch_each_byte_once(tmp_path: Path, settings: Settings) -> None:
     origin, contents = sample()
+    gate = origin.hold(PREFIX + "v1/small/000")  # until both are at it
     async with (
         running(tmp_path / "a", origin, settings) as a,
         running(tmp_path / "b", origin, replace(settings, seed=2)) as b,
     ):
         asked = await begin(a, nodes=ALL)
         warms = asked, await found(b)
+        gate.open()
         assert [await ended(warm) for warm in warms] == [Phase.COMPLETE] * 2
         await until(lambda: requests_in(tmp_path / "backing") == [], "the request being taken away")
         assert origin.sent_bytes == sum(map(len, contents.values()))
