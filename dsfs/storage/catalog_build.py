@@ -29,7 +29,7 @@ from dsfs.storage import catalog_format
 from dsfs.storage.catalog_format import NO_PACK, ROOT, CatalogFileError, Entry, Pack, Summary
 
 EXAMPLES_MAX = 100  # keys left out that are named
-MAP_SIZE = 1 << 38  # bytes of address space, not of memory or disk; no catalog comes near
+MAP_SIZE = 1 << 36  # bytes of address space, not of memory or disk; no catalog comes near
 COMMIT_EVERY = 20_000  # writes; a transaction keeps the pages it changed in memory
 
 

@@ -114,7 +114,9 @@ def test_what_another_node_has_sealed_is_trusted_at_once(
     second = new_node(b).start()
     assert digests_on(b, version.tree(second.mountpoint)) == version.digests
     assert proxy.count("GET") == 0
-    assert b.mount_stats().operations["WRITE"] == 0
+    written = b.mount_stats().bytes
+    # A page now and then, of what the node tells of itself.
+    assert written["written"] + written["written_direct"] < BLOCK
 
 
 def test_status_says_how_much_is_cached(a: NfsClient, new_node: NewNode, version: SourceVersion) -> None:
