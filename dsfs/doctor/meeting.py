@@ -3,12 +3,12 @@
     .dsfs-doctor-meeting/hello-<node>-<token>              I am here, and this is my token of today
                          met-<node>-<token>-<other token>  and I have seen yours
                          <token>-<token>/<token>-<topic>   what one says to the other
-                         <token>-<token>/work/<topic>/     where both try something out
+                         <token>-<token>/trials/<topic>/   where both try something out
 
 A token is never used twice, so what a dead run has left is answered and does not answer.  A name is looked up only
 after it was seen in a listing, and its file was complete by then: no cache of an NFS client, whatever its options, can
-show another.  What is tried out lies two levels below, so that listing the messages
-tells the client nothing new about it.
+show another.  What is tried out lies two levels below, so that listing the messages tells the client nothing new about
+it.
 """
 
 import json
@@ -77,11 +77,11 @@ class Meeting:
         self.others_hello = self._folder / f"{greeting}{self._others_token}"
         self._shared = self._folder / f"{first}-{second}"
         _make_for_all(self._shared)
-        _make_for_all(self._shared / "work")
+        _make_for_all(self._shared / "trials")
 
     def work(self, topic: str) -> Path:
         """A folder for both."""
-        folder = self._shared / "work" / topic
+        folder = self._shared / "trials" / topic
         _make_for_all(folder)
         return folder
 
