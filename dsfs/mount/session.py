@@ -5,6 +5,7 @@ nothing in this process may touch the mount from that thread.
 """
 
 import ctypes
+import errno
 import logging
 import os
 import tempfile
@@ -54,6 +55,7 @@ class Session:
                 f"{mountpoint} cannot be mounted: {exc} (fusermount3 may have said why; or is /dev/fuse not there?)"
             ) from exc
         vars(pyfuse3)["trio"] = facade()
+        logging.getLogger("pyfuse3").addFilter(is_worth_telling)
         try:
             openreply.install(Path(pyfuse3.__file__))
         except openreply.HookError as exc:
@@ -96,6 +98,14 @@ class Session:
             path.write_text(str(value))
         except OSError as exc:
             log.info("%s stays as it is (%s): reads may be slower", path, exc.strerror)
+
+
+def is_worth_telling(record: logging.LogRecord) -> bool:
+    """False of a reply that nobody waits for: its request was interrupted, or the mount was taken away meanwhile.
+
+    The kernel says ENOENT then, and pyfuse3 logs an error.
+    """
+    return "fuse_reply_" not in str(record.msg) or record.args != (os.strerror(errno.ENOENT),)
 
 
 @contextmanager

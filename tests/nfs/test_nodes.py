@@ -3,6 +3,8 @@
 import itertools
 from pathlib import Path
 
+import pytest
+
 from dsfs.model.errors import BackingError
 from dsfs.model.nodes import BEAT_S, SILENT_AFTER_S
 from dsfs.storage.nodes import HEARTBEAT
@@ -39,11 +41,12 @@ def open_files_seen_by(node: Node) -> int:
     return sum(sum(version["open_files"].values()) for version in node.ask("nodes")["versions_in_use"])
 
 
-
 def mtimes_of(folder: Path) -> list[float]:
     return [path.stat().st_mtime for path in folder.glob(f"*/{HEARTBEAT}")]
 
 
+# The one that is cut off says so, if that lasts longer than its patience.
+@pytest.mark.expects_log("the backing directory (does not answer|answers again)")
 def test_neither_clocks_nor_caches_of_the_nodes_matter_and_one_that_was_cut_off_comes_back(
     a: NfsClient, b: NfsClient, server: NfsServer, new_node: NewNode, version: SourceVersion
 ) -> None:
