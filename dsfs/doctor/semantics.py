@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dsfs.doctor.judgement import directory as judge
-from dsfs.storage.filesystem import DirectFile, file_system_of, refresh_attributes
+from dsfs.storage.filesystem import DirectFile, attributes_of, file_system_of
 from dsfs.storage.rangelock import CANNOT_LOCK, LOCK_BASE, try_lock, unlock
 
 BLOCK = 64 * 1024
@@ -146,6 +146,6 @@ def atime(folder: Path) -> bool:
         for _ in range(3):  # with relatime, which does no harm, the first read after a write counts
             time.sleep(_TICK_S)
             read_block(file, 0)
-            refresh_attributes(file.fd)
+            attributes_of(file.fd, anew=True)
             times.append(os.fstat(file.fd).st_atime_ns)
         return times[2] != times[1]

@@ -14,7 +14,7 @@ from dsfs.doctor import semantics
 from dsfs.doctor.judgement import pair as judge
 from dsfs.doctor.meeting import Meeting
 from dsfs.doctor.semantics import BLOCK, opened, random_block, read_block
-from dsfs.storage.filesystem import refresh_attributes
+from dsfs.storage.filesystem import attributes_of
 from dsfs.storage.rangelock import try_lock
 
 T = TypeVar("T")
@@ -96,7 +96,7 @@ def _look_for_name(turn: Turn) -> judge.Seen:
         turn.wait()
         turn.wait()
         after_s = _until(lambda: _is_there("late", folder))
-        refresh_attributes(folder)
+        attributes_of(folder, anew=True)  # names are looked up anew then
         return judge.Seen(after_s, _is_there("late", folder))
     finally:
         os.close(folder)
@@ -127,8 +127,7 @@ def _look_at_size(turn: Turn) -> judge.Seen:
         turn.wait()
         turn.wait()
         after_s = _until(lambda: os.fstat(fd).st_size == 2 * BLOCK)
-        refresh_attributes(fd)
-        return judge.Seen(after_s, os.fstat(fd).st_size == 2 * BLOCK)
+        return judge.Seen(after_s, attributes_of(fd, anew=True).size == 2 * BLOCK)
     finally:
         os.close(fd)
 

@@ -9,6 +9,7 @@ import errno
 import fcntl
 import itertools
 import os
+import struct
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -73,9 +74,10 @@ def remove(path: Path) -> None:
 _AT_FDCWD = -100
 _AT_EMPTY_PATH = 0x1000
 _AT_STATX_FORCE_SYNC = 0x2000
-_STATX_BASIC_STATS = 0x7FF
+_STATX_NLINK, _STATX_MTIME, _STATX_INO, _STATX_SIZE = 0x04, 0x40, 0x100, 0x200
 _statx = ctypes.CDLL(None, use_errno=True).statx
 _statx_result = ctypes.c_char * 256
+_STATX = struct.Struct("<16xI12xQQ64xqI")  # struct statx: links, inode, size, seconds and nanoseconds of the mtime
 
 
 def refresh_names(folder: Path, fs: FileSystem) -> None:
@@ -90,18 +92,32 @@ def refresh_names(folder: Path, fs: FileSystem) -> None:
         return
     reach("file.refresh")
     with contextlib.suppress(FileNotFoundError):
-        _ask_server(_AT_FDCWD, os.fsencode(folder), 0)
+        _ask(_AT_FDCWD, os.fsencode(folder), _AT_STATX_FORCE_SYNC)
 
 
-def refresh_attributes(fd: int) -> None:
-    """Make an NFS client ask the server for the attributes of the open file (1 GETATTR)."""
-    _ask_server(fd, b"", _AT_EMPTY_PATH)
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """What fstat says of a file, but for the room it takes: for that an NFS client asks the server after each write."""
+
+    links: int
+    inode: int
+    size: int
+    mtime_ns: int
 
 
-def _ask_server(fd: int, path: bytes, flags: int) -> None:
-    if _statx(fd, path, _AT_STATX_FORCE_SYNC | flags, _STATX_BASIC_STATS, _statx_result()) != 0:
+def attributes_of(fd: int, *, anew: bool = False) -> Attributes:
+    """`anew`: an NFS client asks the server, whatever it believes (1 GETATTR)."""
+    reach("file.attributes")
+    return _ask(fd, b"", _AT_EMPTY_PATH | (_AT_STATX_FORCE_SYNC if anew else 0))
+
+
+def _ask(fd: int, path: bytes, flags: int) -> Attributes:
+    found = _statx_result()
+    if _statx(fd, path, flags, _STATX_NLINK | _STATX_MTIME | _STATX_INO | _STATX_SIZE, found) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), os.fsdecode(path))
+    links, inode, size, seconds, nanoseconds = _STATX.unpack_from(found)
+    return Attributes(links, inode, size, seconds * 1_000_000_000 + nanoseconds)
 
 
 def open_existing(path: Path, fs: FileSystem) -> int | None:

@@ -4,8 +4,10 @@ Concurrency: the segment's lock guards everything here but reads and writes of `
 """
 
 import logging
+import math
 import os
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from dsfs.storage.filesystem import (
     GONE,
     DirectFile,
     FileSystem,
+    attributes_of,
     is_there,
     open_existing,
     place_file,
@@ -32,6 +35,8 @@ from dsfs.storage.rangelock import CANNOT_LOCK, SEAL, locked_by_others, try_lock
 from dsfs.storage.sealed import Stamp, stamp_of
 
 log = logging.getLogger(__name__)
+
+CURRENT_S = 0.5  # so long it is believed that other nodes have not sealed or dropped the segment
 
 
 class UnsealError(Exception):
@@ -126,6 +131,7 @@ class Filling(OpenFiles):
         self.map = block_map
         self.writers = 0
         self.changes = 0
+        self._current_s = -math.inf
         self.fills = bytearray(len(block_map))
 
     @classmethod
@@ -174,6 +180,24 @@ class Filling(OpenFiles):
     def close(self) -> None:
         os.close(self.data.fd)
         os.close(self._map_fd)
+
+    def is_current(self) -> bool:
+        """Whether the map still has a name: who seals or drops the segment takes it away.
+
+        What an NFS server said is believed for a moment.  Who goes on in it with a map that has none any more finds all
+        blocks there (it was sealed), or fills in vain (it was dropped).
+        """
+        now_s = time.monotonic()
+        if self._fs.is_network and now_s - self._current_s < CURRENT_S:
+            return True
+        try:
+            is_current = attributes_of(self._map_fd, anew=self._fs.is_network).links > 0
+        except OSError as exc:
+            if exc.errno in GONE:
+                return False
+            raise
+        self._current_s = now_s
+        return is_current
 
     def is_in_place(self) -> bool:
         """Whether the open data file still has its name: nobody removed it, and no other node sealed it."""

@@ -32,8 +32,8 @@ from dsfs.storage.filesystem import (
     GONE,
     DirectFile,
     FileSystem,
+    attributes_of,
     is_unfinished,
-    refresh_attributes,
     refresh_names,
     unfinished,
 )
@@ -128,11 +128,10 @@ class NodesDirectory:
 
     def _check_own(self, fd: int) -> None:
         """Give up the directory if another node uses it, too."""
-        refresh_attributes(fd)
-        seen = os.fstat(fd)
-        if seen.st_nlink == 0:
+        seen = attributes_of(fd, anew=True)
+        if seen.links == 0:
             self._close()
-        elif self._beat_ns is not None and seen.st_mtime_ns != self._beat_ns:
+        elif self._beat_ns is not None and seen.mtime_ns != self._beat_ns:
             taken, self.node = self.node, uuid.uuid4().hex[:16]
             log.warning(
                 "another node calls itself %s: it has the machine id, the hostname and the state directory of this one,"
@@ -216,8 +215,7 @@ class NodesDirectory:
 def _mtime_ns(path: Path) -> int:
     fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)  # O_PATH: nothing is opened at the server
     try:
-        refresh_attributes(fd)
-        return os.fstat(fd).st_mtime_ns
+        return attributes_of(fd, anew=True).mtime_ns
     finally:
         os.close(fd)
 

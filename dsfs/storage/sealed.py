@@ -8,7 +8,7 @@ import os
 import threading
 
 from dsfs.storage.faultpoint import reach
-from dsfs.storage.filesystem import GONE, FileSystem, refresh_attributes
+from dsfs.storage.filesystem import GONE, FileSystem, attributes_of
 from dsfs.storage.openfiles import OpenFiles
 
 Stamp = tuple[int, int, int]
@@ -17,20 +17,17 @@ Stamp = tuple[int, int, int]
 REMOVED = GONE | {errno.EBADF}
 
 
-def stamp_of(fd: int) -> Stamp:
+def stamp_of(fd: int, *, anew: bool = False) -> Stamp:
     """What changes when somebody writes to the file: size in bytes, inode, mtime in ns."""
-    stat = os.fstat(fd)
-    return stat.st_size, stat.st_ino, stat.st_mtime_ns
+    found = attributes_of(fd, anew=anew)
+    return found.size, found.inode, found.mtime_ns
 
 
 def is_unchanged(fd: int, stamp: Stamp, fs: FileSystem) -> bool:
     """Whether the stamp holds; before an NFS client is believed that it does not, it has to ask the server."""
     if stamp_of(fd) == stamp:
         return True
-    if not fs.is_network:
-        return False
-    refresh_attributes(fd)
-    return stamp_of(fd) == stamp
+    return fs.is_network and stamp_of(fd, anew=True) == stamp
 
 
 class SealBrokenError(Exception):
@@ -54,11 +51,9 @@ class SealedFile(OpenFiles):
         try:
             reach("segment.read")
             got = os.pread(self.fd, size, offset)
-            if self._fs.is_network and self._fs.kind != "nfs":
-                # NFSv3 brings attributes with the bytes, NFSv4 does not: mounted with noatime, its client would go on
-                # believing what it knows of the file, for a minute and more, while the bytes are already others.
-                refresh_attributes(self.fd)
-            self._check()
+            # NFSv3 brings attributes with the bytes, NFSv4 does not: mounted with noatime, its client would go on
+            # believing what it knows of the file, for a minute and more, while the bytes are already others.
+            self._check(anew=self._fs.is_network and self._fs.kind != "nfs")
         except OSError as exc:
             if exc.errno in REMOVED:
                 raise SealBrokenError(exc.strerror) from exc
@@ -79,18 +74,16 @@ class SealedFile(OpenFiles):
         self._check()
         return got if count == size else None
 
-    def _check(self) -> None:
+    def _check(self, *, anew: bool = False) -> None:
         """To be asked after a read: a write sets the mtime before it changes a byte."""
-        stat = os.fstat(self.fd)
-        if not stat.st_nlink or (stat.st_size, stat.st_ino, stat.st_mtime_ns) != self.stamp:
+        found = attributes_of(self.fd, anew=anew)
+        if not found.links or (found.size, found.inode, found.mtime_ns) != self.stamp:
             raise SealBrokenError("it was changed or removed")
 
     def is_intact(self) -> bool:
         """Whether it is still what was sealed, as the server says; OSError if the medium fails."""
         try:
-            if self._fs.is_network:
-                refresh_attributes(self.fd)
-            self._check()
+            self._check(anew=self._fs.is_network)
         except SealBrokenError:
             return False
         except OSError as exc:

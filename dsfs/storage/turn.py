@@ -11,7 +11,7 @@ import threading
 from pathlib import Path
 
 from dsfs.storage.faultpoint import reach
-from dsfs.storage.filesystem import refresh_attributes
+from dsfs.storage.filesystem import attributes_of
 from dsfs.storage.rangelock import try_lock
 
 
@@ -45,8 +45,7 @@ class Turn:
         with self._lock:
             if self._fd is None:
                 return 0
-            refresh_attributes(self._fd)
-            return os.fstat(self._fd).st_mtime_ns
+            return attributes_of(self._fd, anew=True).mtime_ns
 
     def end(self) -> None:
         with self._lock:
