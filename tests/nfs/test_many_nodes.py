@@ -22,7 +22,7 @@ from tests.nfs.test_one_node import digests_on, wait_sealed
 from tests.rig.background import in_background
 from tests.rig.fault import Fault
 from tests.rig.faultproxy import FaultProxy
-from tests.rig.lake import MIB, digest_file
+from tests.rig.lake import MIB, digest_file, make_lake
 from tests.rig.nfs.client import VERSIONS, NfsClient
 from tests.rig.nfs.rig import NfsRig
 from tests.rig.node import PATIENT, Node
@@ -37,13 +37,18 @@ SETTINGS = {**PATIENT, "memory": {"limit": "64MiB"}, "backing": {"timeout": "50s
 LONGEST_WAIT_S = 60 / 3 + 10
 
 # What an NFS client believes, and for how long, is its own affair: so the nodes of a scene are mounted each in its way,
-# and two scenes have all ways of a version.
-WAYS = {
-    "own": ("", "actimeo=600", "actimeo=0", "lookupcache=positive"),
-    "same": ("", "actimeo=600", "actimeo=600,lookupcache=positive", "actimeo=0,lookupcache=positive"),
-}
-ALIKE = [("4.2", ("",) * 4, "same"), ("4.2", ("actimeo=600",) * 4, "own"), ("3", ("actimeo=600",) * 4, "same")]
-MOUNTS = [(version, ways, order) for version in VERSIONS for order, ways in WAYS.items()] + ALIKE
+# or all in the one that believes the longest.
+MIXED = ("", "actimeo=600", "actimeo=600,lookupcache=positive", "actimeo=0")
+BELIEVING = ("actimeo=600",) * 4
+MOUNTS = {f"{version}-mixed": (version, MIXED) for version in VERSIONS} | {"3-believing": ("3", BELIEVING)}
+
+
+@pytest.fixture(scope="module")
+def other_version(booted: NfsRig) -> SourceVersion:
+    """Like the usual one, of other bytes."""
+    source = booted.origin.store.bucket("lake") / "datasets" / "photos" / "v2"
+    lake = make_lake(source, small_files=20, large_sizes_bytes=(9 * MIB + 12_345,), seed=2)
+    return SourceVersion("photos/v2", source, lake)
 
 
 @dataclass(frozen=True)
@@ -106,19 +111,21 @@ def assert_fetched_once(proxy: FaultProxy, version: SourceVersion, nodes: Sequen
     assert set(lists.values()) == {1}, lists
 
 
-@pytest.mark.parametrize(("nfs_version", "ways", "order"), MOUNTS)
+@pytest.mark.parametrize(("nfs_version", "ways"), MOUNTS.values(), ids=MOUNTS)
 def test_nodes_that_read_one_version_at_once_fetch_it_once(
-    rig: NfsRig, new_node: NewNode, version: SourceVersion, proxy: FaultProxy,
-    nfs_version: str, ways: tuple[str, ...], order: str,
+    rig: NfsRig, new_node: NewNode, version: SourceVersion, other_version: SourceVersion, proxy: FaultProxy,
+    nfs_version: str, ways: tuple[str, ...],
 ) -> None:  # fmt: skip
     for client, options in zip(rig.clients, ways, strict=True):
         client.mount("large", nfs_version, options)
     nodes = [new_node(client, settings=SETTINGS).start() for client in rig.clients]
-    readers = Readers(version)
-    for number, node in enumerate(nodes):
-        readers.start(node, number if order == "own" else None)
-    readers.finish()
-    assert_fetched_once(proxy, version, nodes)
+    for read, seeds in ((version, (None,) * len(nodes)), (other_version, range(len(nodes)))):  # in order, each its own
+        proxy.reset()
+        readers = Readers(read)
+        for node, seed in zip(nodes, seeds, strict=True):
+            readers.start(node, seed)
+        readers.finish()
+        assert_fetched_once(proxy, read, nodes)
 
 
 @pytest.mark.parametrize(("nfs_version", "options"), [("4.2", ""), ("3", ""), ("4.2", "actimeo=600")])
