@@ -14,7 +14,7 @@ setup: ## Debian packages, .venv, and .rig for LEVELS=nfs (nothing to do = nothi
 	@.ci/setup
 
 test: setup ## all tests; LEVELS="unit engine" for some, ARGS="-k drift -x" for pytest
-	$(PYTHON) -m pytest $(addprefix tests/,$(LEVELS)) $(ARGS)
+	$(if $(LEVELS),$(PYTHON) -m pytest $(addprefix tests/,$(LEVELS)),.ci/test) $(ARGS)
 
 check: setup ## ruff and mypy
 	$(PYTHON) -m ruff check .
