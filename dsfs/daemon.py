@@ -73,7 +73,7 @@ CLAIMS_THREADS = 4
 SEALING_THREADS = 2  # each may read a whole segment
 REQUESTS_END_S = 2.0  # requests at work may take so long to end after the first signal
 M_ARENA_MAX = -8  # of malloc.h
-DRAIN_S = 10.0  # and queued fills so long
+DRAIN_S = 10.0  # and fills and seals so long
 CLOSE_S = 5.0  # and files that are open, each of which waits for an NFS server
 
 
@@ -289,7 +289,7 @@ class Daemon:
             self.queries.state = "stopping"
             is_drained = await self._drain()
             services.cancel_scope.cancel()
-        if is_drained:  # else a thread may be inside, and go on with a descriptor that has become another file's
+        if is_drained and self.filler.is_idle:  # else a thread is inside, and the end of the process closes the files
             within(CLOSE_S, self._close_segments)
         self.library.close()
         if not self.recovery.is_inside:  # else its thread goes on, and the next start rebuilds anew
@@ -347,7 +347,10 @@ class Daemon:
         requests.cancel()
 
     async def _drain(self) -> bool:
-        """Let what was fetched be filled, and tell the index; False if it did not all come to its end."""
+        """Let what was fetched be filled, and tell the index; False if it did not all come to its end.
+
+        A seal that does not is no matter: what is resident stays resident.
+        """
         self.readahead.stop()
         self.warmer.close()
         is_drained = False
