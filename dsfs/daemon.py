@@ -213,11 +213,11 @@ class Daemon:
             started_s=time.time(),
         )
         self.recovery = Recovery(index, backing, self.segments, self.filler)
-        dropper = Dropper(
-            self.library, self.segments, self.filler, self.memory, backing, index, self.backing_pool, metrics,
+        self.dropper = Dropper(
+            self.library, self.segments, self.filler, self.memory, backing, self.health, self.backing_pool, metrics,
             self.recovery.turn,
         )  # fmt: skip
-        self.verbs = Verbs(self.queries, self.library, dropper, metrics, self.datasets, self.stop)
+        self.verbs = Verbs(self.queries, self.library, self.dropper, metrics, self.datasets, self.stop)
         self.warm_verbs = WarmVerbs(self.warmer, self.library, config.mountpoint)
         self.heartbeat = Heartbeat(
             NodesDirectory(backing.nodes, node_id(config.state_dir), backing.file_system),
@@ -363,7 +363,7 @@ class Daemon:
                     await self.filler.wait_idle()
                 await self.filler.flush_index()
                 await self.heartbeat.end()
-                is_drained = not (self.filler.in_flight or self.fetcher.in_flight)
+                is_drained = not (self.filler.in_flight or self.fetcher.in_flight or self.dropper.in_flight)
                 nursery.cancel_scope.cancel()
         self.lanes.close()
         for pool in (self.backing_pool, self.filling_pool, self.sealing_pool, self.claims_pool):

@@ -312,6 +312,14 @@ class Filler:
         self._dirty[segment.identity] = segment
         self._is_dirty.set()
 
+    def removed(self, identity: str) -> int:
+        """The files of a segment that is not in use are gone; returns the bytes that were resident."""
+        resident_bytes = self._remembered_bytes(identity)
+        self.backing.account(-resident_bytes)
+        self._dirty[identity] = SegmentRecord(identity, False, 0, 0, 0)
+        self._is_dirty.set()
+        return resident_bytes
+
     def retire(self, segment: ActiveSegment) -> None:
         """The segment is about to be closed: keep what the index is to know, and open it no more."""
         self._unsealed.discard(segment)
