@@ -221,7 +221,7 @@ class Warm:
             elif found and not self.is_withdrawn:
                 started = await filler.start(visit)
                 following.set()
-                await filler.wait(started)
+                await filler.wait(visit, started)
             left, lasting = visit.missing_bytes(), visit.lasting_bytes()
             tally.found += found
             tally.left += left
