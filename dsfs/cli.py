@@ -7,11 +7,13 @@ status --json` loads neither rich nor trio, and only `mount --foreground` loads 
 """
 
 import argparse
+import io
 import json
 import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -54,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # A name that the terminal's encoding lacks must not end the command.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        args = _parser().parse_args(words)
+        args = _parsed(words)
         answer: str | Parts = args.run(args)
         if not isinstance(answer, str):
             return streams.write_parts(answer)
@@ -67,6 +69,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.excepthook(*sys.exc_info())
         return 70
     return 0
+
+
+def _parsed(words: Sequence[str]) -> argparse.Namespace:
+    """The arguments; what argparse prints itself is written here, as it takes no notice of a write that fails."""
+    printed = io.StringIO()
+    try:
+        with redirect_stdout(printed):
+            return _parser().parse_args(words)
+    except SystemExit:
+        streams.write(printed.getvalue())
+        raise
 
 
 def _report(error: DsfsError, *, as_json: bool) -> int:

@@ -73,7 +73,7 @@ CLAIMS_THREADS = 4
 SEALING_THREADS = 2  # each may read a whole segment
 REQUESTS_END_S = 2.0  # requests at work may take so long to end after the first signal
 M_ARENA_MAX = -8  # of malloc.h
-DRAIN_S = 10.0  # and queued fills so long
+DRAIN_S = 10.0  # and fills and seals so long
 CLOSE_S = 5.0  # and files that are open, each of which waits for an NFS server
 
 
@@ -213,11 +213,11 @@ class Daemon:
             started_s=time.time(),
         )
         self.recovery = Recovery(index, backing, self.segments, self.filler)
-        dropper = Dropper(
-            self.library, self.segments, self.filler, self.memory, backing, index, self.backing_pool, metrics,
+        self.dropper = Dropper(
+            self.library, self.segments, self.filler, self.memory, backing, self.health, self.backing_pool, metrics,
             self.recovery.turn,
         )  # fmt: skip
-        self.verbs = Verbs(self.queries, self.library, dropper, metrics, self.datasets, self.stop)
+        self.verbs = Verbs(self.queries, self.library, self.dropper, metrics, self.datasets, self.stop)
         self.warm_verbs = WarmVerbs(self.warmer, self.library, config.mountpoint)
         self.heartbeat = Heartbeat(
             NodesDirectory(backing.nodes, node_id(config.state_dir), backing.file_system),
@@ -289,7 +289,7 @@ class Daemon:
             self.queries.state = "stopping"
             is_drained = await self._drain()
             services.cancel_scope.cancel()
-        if is_drained:  # else a thread may be inside, and go on with a descriptor that has become another file's
+        if is_drained and self.filler.is_idle:  # else a thread is inside, and the end of the process closes the files
             within(CLOSE_S, self._close_segments)
         self.library.close()
         if not self.recovery.is_inside:  # else its thread goes on, and the next start rebuilds anew
@@ -347,7 +347,10 @@ class Daemon:
         requests.cancel()
 
     async def _drain(self) -> bool:
-        """Let what was fetched be filled, and tell the index; False if it did not all come to its end."""
+        """Let what was fetched be filled, and tell the index; False if it did not all come to its end.
+
+        A seal that does not is no matter: what is resident stays resident.
+        """
         self.readahead.stop()
         self.warmer.close()
         is_drained = False
@@ -360,7 +363,7 @@ class Daemon:
                     await self.filler.wait_idle()
                 await self.filler.flush_index()
                 await self.heartbeat.end()
-                is_drained = not (self.filler.in_flight or self.fetcher.in_flight)
+                is_drained = not (self.filler.in_flight or self.fetcher.in_flight or self.dropper.in_flight)
                 nursery.cancel_scope.cancel()
         self.lanes.close()
         for pool in (self.backing_pool, self.filling_pool, self.sealing_pool, self.claims_pool):

@@ -1,8 +1,10 @@
 """Claims: before a run is fetched, the other nodes are told, so that they wait for it and do not fetch it too.
 
-A run is asked for in a thread; those of one segment one after the other, what readers wait for first.  The threads have
-a pool of their own: a question is small and is not to wait behind the fills of whole runs.  The answer holds for the
-first block of the run, and for as many behind it as it says (storage/claim.py):
+A run is asked for in a thread; those of one segment one after the other, what readers wait for first.  The same thread
+gives up the segment's claims that have ended, before the next question: a lock is the open file's, so that the end of a
+claim would end a newer one of the same blocks.  The threads have a pool of their own: a question is small and is not to
+wait behind the fills of whole runs.  The answer holds for the first block of the run, and for as many behind it as it
+says (storage/claim.py):
 
 granted     they are this node's to fetch
 resident    another node has filled them meanwhile: whoever wants them looks again
@@ -113,7 +115,7 @@ class Claims:
         self._have_served(run.segment, priority)
 
     def _have_served(self, segment: ActiveSegment, priority: Priority) -> None:
-        """Send a thread to the segment's runs, unless one is there."""
+        """Send a thread to what is to be asked and given up of the segment, unless one is there."""
         if segment.others.ticket is None:
             segment.users += 1  # by the thread
             segment.others.ticket = Ticket(partial(self._serve, segment))
@@ -123,12 +125,15 @@ class Claims:
     # ---------------------------------------------------------------- in a worker thread
 
     def _serve(self, segment: ActiveSegment) -> None:
-        """Ask for the run of the segment that is next."""
+        """Give up what has ended, and ask for the run that is next."""
+        others = segment.others
+        run: Run | None = None
         try:
-            with suppress(IndexError):  # it was given up
-                run = segment.others.unclaimed.popleft()
-                # What was released before the run was queued is visible now, and must not end the new claim.
-                self._serve_releases(segment)
+            with suppress(IndexError):  # there is none, or it was given up
+                run = others.unclaimed.popleft()
+            while others.released:  # after that: what ended before the run was queued is there now
+                release_quietly(segment, *others.released.popleft())
+            if run is not None:
                 self.bridge.post(partial(self._came, run, self._answer(run)))
         finally:
             self.bridge.post(partial(self._served, segment))
@@ -152,18 +157,15 @@ class Claims:
             return see(file, run.first, run.end)  # nobody is to wait for what will not be filled
         return claim(file, run.first, run.end) if self.can_lock else see(file, run.first, run.end)
 
-    def _serve_releases(self, segment: ActiveSegment) -> None:
-        released = segment.others.released
-        while released:
-            with suppress(IndexError):  # another thread was first
-                release_quietly(segment, *released.popleft())
-
     # ---------------------------------------------------------------- on the trio thread again
 
     def _served(self, segment: ActiveSegment) -> None:
-        segment.others.ticket = None
-        if segment.others.unclaimed:
-            self._have_served(segment, segment.others.unclaimed[0].priority)
+        others = segment.others
+        others.ticket = None
+        if others.released:
+            self._have_served(segment, Priority.READER)
+        elif others.unclaimed:
+            self._have_served(segment, others.unclaimed[0].priority)
         segment.release()
 
     def _came(self, run: Run, answer: Claim | OSError | None) -> None:
@@ -263,15 +265,8 @@ class Claims:
             first = end + 1
 
     def _release(self, segment: ActiveSegment, first: int, end: int) -> None:
-        segment.users += 1  # by the thread
         segment.others.released.append((first, end))
-        self.pool.submit(Ticket(partial(self._release_in_thread, segment)), Priority.READER)
-
-    def _release_in_thread(self, segment: ActiveSegment) -> None:
-        try:
-            self._serve_releases(segment)
-        finally:
-            self.bridge.post(segment.release)
+        self._have_served(segment, Priority.READER)
 
 
 def release_quietly(segment: ActiveSegment, first: int, end: int) -> None:

@@ -13,7 +13,7 @@ cache.
 import logging
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -37,6 +37,12 @@ log = logging.getLogger(__name__)
 
 NOBODY = -1  # no block: nobody waits
 AHEAD_ATTEMPTS = 3  # nobody waits for these bytes yet; a reader who comes starts anew
+
+OnStart = Callable[[Run], None]
+
+
+def _nobody(run: Run) -> None:
+    """Nobody is told that a run starts."""
 
 
 @dataclass(slots=True)
@@ -124,10 +130,12 @@ class Fetcher:
         run_blocks: int,
         discarding: Discarding,
         priority: Priority = Priority.AHEAD,
+        on_start: OnStart = _nobody,
     ) -> int:
         """Start runs for what is missing in first..end-1, as long as memory is to be had.
 
-        What is queued less urgently is moved up.  Returns the block it came to.
+        What is queued less urgently is moved up.  Returns the block it came to.  `on_start` is told of each run, also
+        of one that starts later, behind what another node is found to have.
         """
         blocks = segment.file.blocks
         while first < end:
@@ -140,7 +148,7 @@ class Fetcher:
             slot = self._try_memory_for(segment, extent(blocks, first, until)[1], discarding)
             if slot is None:
                 return first
-            self._start(segment, first, until, slot, priority)
+            self._start(segment, first, until, slot, priority, on_start=on_start)
             first = until
         return end
 
@@ -165,12 +173,14 @@ class Fetcher:
         *,
         wanted: int = NOBODY,
         force: bool = False,
+        on_start: OnStart = _nobody,
     ) -> Run:
         """Begin a run; a reader waits for the block `wanted`.  With `force` no other node is asked."""
         run = Run(segment, first, end, slot, priority)
         for block in range(first, end):
             segment.runs[block] = run
             segment.failed.pop(block, None)
+        on_start(run)
         self.in_flight += 1
         lane = self.lane(segment)
         lane.held_bytes += slot.size
@@ -179,10 +189,10 @@ class Fetcher:
         if force:
             self._fetch(run, wanted)
         else:
-            self.claims.ask(run, partial(self._claimed, wanted=wanted))
+            self.claims.ask(run, partial(self._claimed, wanted=wanted, on_start=on_start))
         return run
 
-    def _claimed(self, run: Run, claim: Claim | None, *, wanted: int) -> None:
+    def _claimed(self, run: Run, claim: Claim | None, *, wanted: int, on_start: OnStart) -> None:
         """The other nodes have been asked; None = there are no claims now."""
         segment, behind, asked_end = run.segment, run.end, run.end
         is_wanted = run.is_wanted  # before those who wait for more than there will be are sent to look again
@@ -191,7 +201,7 @@ class Fetcher:
             self._cut(run, behind)
         answer = Answer.GRANTED if claim is None else claim.answer
         if answer is Answer.HELD and is_wanted:
-            if not self.claims.wait(run, partial(self._claimed, wanted=wanted)):
+            if not self.claims.wait(run, partial(self._claimed, wanted=wanted, on_start=on_start)):
                 self._fetch(run, wanted)
         elif answer is Answer.GRANTED and not any(segment.file.presence[run.first : run.end]):
             self._fetch(run, wanted)
@@ -201,7 +211,7 @@ class Fetcher:
             self._let_go(run)
             self.filler.found(segment)
         if behind < asked_end:
-            self.ahead(segment, behind, asked_end, asked_end - behind, Discarding.CONSUMED, run.unhurried)
+            self.ahead(segment, behind, asked_end, asked_end - behind, Discarding.CONSUMED, run.unhurried, on_start)
 
     def _fetch(self, run: Run, wanted: int) -> None:
         """Ask the origin for the run."""

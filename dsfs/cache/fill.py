@@ -38,7 +38,8 @@ INDEX_INTERVAL_S = 0.5  # the most the index lags behind the maps while the daem
 class Filler:
     """Fills runs and keeps the residency index.
 
-    INVARIANT: `in_flight` is the number of runs, looks and seals that wait for a thread or are in its hands.
+    INVARIANT: `in_flight` is the number of runs that wait for a thread or are in its hands, `seals_in_flight` that of
+    the seals, and of the looks that may lead to one.  Those may be broken off: the next open of the segment seals it.
     """
 
     memory: Memory
@@ -52,7 +53,7 @@ class Filler:
     metrics: Metrics
 
     def __post_init__(self) -> None:
-        self.in_flight = 0
+        self.in_flight = self.seals_in_flight = 0
         self._idle = trio.lowlevel.ParkingLot()
         self._unsealed: set[ActiveSegment] = set()
         self._dirty: dict[str, SegmentRecord | ActiveSegment] = {}
@@ -196,7 +197,8 @@ class Filler:
         self.backing.release(reserved)
         self.memory.settle(run)
         self.complete(segment)
-        self._ended()
+        self.in_flight -= 1
+        self._look_idle()
 
     def run_ended(self, run: Run) -> None:
         """The run is filled, or will not be: its claim is given up, and the others may fill what is missing."""
@@ -221,7 +223,7 @@ class Filler:
         segment.wants_seal = True
         if not segment.is_sealing:
             segment.is_sealing, segment.wants_seal = True, False
-            self._begin(segment)
+            self._begin_seal(segment)
             self.sealing_pool.submit(Ticket(partial(self._seal, segment)), Priority.AHEAD)
 
     def _sealed(self, segment: ActiveSegment, has_failed: bool) -> None:
@@ -232,13 +234,11 @@ class Filler:
             self.complete(segment)
         elif segment.file.is_complete and not has_failed:
             self._unsealed.add(segment)  # another node had a claim, or was at the seal itself
-        segment.release()
-        self._ended()
+        self._end_seal(segment)
 
     def _looked(self, segment: ActiveSegment) -> None:
         self.found(segment)
-        segment.release()
-        self._ended()
+        self._end_seal(segment)
 
     async def keep_sealing(self) -> None:
         """Service: looks again at segments that are not sealed though this node has filled all that it fetched."""
@@ -253,22 +253,30 @@ class Filler:
                 elif segment.file.is_complete:
                     self.complete(segment)
                 else:
-                    self._begin(segment)
+                    self._begin_seal(segment)
                     self.pool.submit(Ticket(partial(self._look, segment)), Priority.AHEAD)
 
-    def _begin(self, segment: ActiveSegment) -> None:
+    def _begin_seal(self, segment: ActiveSegment) -> None:
         """A thread is about to use the segment."""
         segment.users += 1
-        self.in_flight += 1
+        self.seals_in_flight += 1
 
-    def _ended(self) -> None:
-        self.in_flight -= 1
-        if not self.in_flight:
+    def _end_seal(self, segment: ActiveSegment) -> None:
+        segment.release()
+        self.seals_in_flight -= 1
+        self._look_idle()
+
+    @property
+    def is_idle(self) -> bool:
+        """No thread fills or seals, and none is to."""
+        return not (self.in_flight or self.seals_in_flight)
+
+    def _look_idle(self) -> None:
+        if self.is_idle:
             self._idle.unpark_all()
 
     async def wait_idle(self) -> None:
-        """Wait until no thread fills or seals, and none is to."""
-        while self.in_flight:
+        while not self.is_idle:
             await self._idle.park()
 
     # ---------------------------------------------------------------- the index
@@ -303,6 +311,14 @@ class Filler:
         segment.accounted_bytes = resident_bytes
         self._dirty[segment.identity] = segment
         self._is_dirty.set()
+
+    def removed(self, identity: str) -> int:
+        """The files of a segment that is not in use are gone; returns the bytes that were resident."""
+        resident_bytes = self._remembered_bytes(identity)
+        self.backing.account(-resident_bytes)
+        self._dirty[identity] = SegmentRecord(identity, False, 0, 0, 0)
+        self._is_dirty.set()
+        return resident_bytes
 
     def retire(self, segment: ActiveSegment) -> None:
         """The segment is about to be closed: keep what the index is to know, and open it no more."""

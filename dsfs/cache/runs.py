@@ -188,7 +188,7 @@ class Others:
     """What is known of the other nodes at one segment; see claims.py.
 
     `unclaimed`: runs that they are to be asked about, by the thread that has `ticket`; `released`: blocks whose claims
-    are to be given up before; `news_s`: when blocks were last learned from them, of which there were `learned_blocks`;
+    it is to give up before; `news_s`: when blocks were last learned from them, of which there were `learned_blocks`;
     `distrusted_until_s`: until then nobody waits for their claims.
     """
 

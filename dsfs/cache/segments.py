@@ -8,8 +8,7 @@ INVARIANT: a segment with users or runs is never closed.
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -99,8 +98,8 @@ class SegmentTable:
         self._health = health
         self._keeper = keeper
         self._active: OrderedDict[str, ActiveSegment] = OrderedDict()
-        self._leaving: set[str] = set()
-        self._left = trio.lowlevel.ParkingLot()
+        self._being_removed: set[str] = set()
+        self._removed = trio.lowlevel.ParkingLot()
 
     def __iter__(self) -> Iterator[ActiveSegment]:
         return iter(self._active.values())
@@ -149,8 +148,7 @@ class SegmentTable:
             if segment.file.state is State.CLOSED:
                 try:
                     with self._health.patience():
-                        while segment.identity in self._leaving:
-                            await self._left.park()
+                        await self.wait_removed(segment.identity)
                         segment.users += 1  # by the thread: it may be inside for longer than this task
                         await self._pool.run(segment.file.open, after=partial(self._was_opened, segment))
                 except BackingSilentError as exc:
@@ -167,16 +165,18 @@ class SegmentTable:
         if segment.file.state is not State.CLOSED:
             self._keeper.opened(segment)
 
-    @contextmanager
-    def closed_ones(self, identities: Iterable[str]) -> Iterator[list[str]]:
-        """Those of the segments that are not in use; until the end of the block whoever wants to open one waits."""
-        leaving = [identity for identity in identities if identity not in self._active]
-        self._leaving.update(leaving)
-        try:
-            yield leaving
-        finally:
-            self._leaving.difference_update(leaving)
-            self._left.unpark_all()
+    def begin_removal(self, identity: str) -> None:
+        """The files of a segment that is not in use are about to be removed: whoever wants to open it waits."""
+        self._being_removed.add(identity)
+
+    def end_removal(self, identity: str) -> None:
+        self._being_removed.remove(identity)
+        self._removed.unpark_all()
+
+    async def wait_removed(self, identity: str) -> None:
+        """Wait until nobody removes the segment's files."""
+        while identity in self._being_removed:
+            await self._removed.park()
 
     def _close_idle(self) -> None:
         excess = len(self._active) + 1 - CAPACITY

@@ -139,12 +139,14 @@ class Warm:
             self.end(Phase.INCOMPLETE, f"{path} has no file with content", is_final=True)
             return
         self._phase = Phase.FILLING
-        is_last, tally, self.missing = self.is_withdrawn, Tally(), {}
+        is_last, tally = self.is_withdrawn, Tally()
+        self.course.begin_pass()
         await self._visit_all(plan, generation, tally)
+        verdict, delay_s = self.course.after_pass(tally)
+        self.missing = self._missing(tally)
         if is_last and tally.found:
             self.end(Phase.STOPPED, "the request was withdrawn")
             return
-        verdict, delay_s = self.course.after_pass(tally)
         match verdict:
             case Verdict.COMPLETE:
                 self.end(Phase.COMPLETE, is_final=True)
@@ -221,23 +223,24 @@ class Warm:
             elif found and not self.is_withdrawn:
                 started = await filler.start(visit)
                 following.set()
-                await filler.wait(started)
+                await filler.wait(visit, started)
             left, lasting = visit.missing_bytes(), visit.lasting_bytes()
             tally.found += found
             tally.left += left
             tally.lasting += lasting
-            self._miss(left - lasting, self.course.trouble or NOT_YET)
-            drift = f"the origin has other objects than were listed: dsfs refresh {self.request.target}"
-            self._miss(lasting, drift, visit.example)
+            tally.example = tally.example or visit.example
         finally:
             segment.release()
 
-    def _miss(self, count: int, reason: str, example: str = "") -> None:
-        """So many bytes are missing for that reason."""
-        if count:
-            missing = self.missing.setdefault(reason, Missing())
-            missing.bytes += count
-            missing.example = missing.example or example
+    def _missing(self, tally: Tally) -> dict[str, Missing]:
+        """What a pass has left, by the reason."""
+        missing = {}
+        if tally.left > tally.lasting:
+            missing[self.course.trouble or NOT_YET] = Missing(tally.left - tally.lasting)
+        if tally.lasting:
+            drift = f"the origin has other objects than were listed: dsfs refresh {self.request.target}"
+            missing[drift] = Missing(tally.lasting, tally.example)
+        return missing
 
     def _note(self, plan: Plan, place: int, missing: int) -> None:
         before = plan.done

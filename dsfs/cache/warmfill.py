@@ -118,11 +118,12 @@ class WarmFiller:
             block = next(visit.missing(block + 1 if run is None else run.end), end)
         return runs
 
-    async def wait(self, runs: set[Run]) -> None:
-        """Wait until nobody fetches or fills them any more."""
-        while not all(self._is_over(run) for run in runs):
-            await self.memory.wait_changed()
+    async def wait(self, visit: Visit, runs: set[Run]) -> None:
+        """Wait until nobody fetches or fills them any more, nor what the visit has begun beside them."""
         self._land()
+        while visit in self._flying.values() or not all(self._is_over(run) for run in runs):
+            await self.memory.wait_changed()
+            self._land()
 
     async def _start_at(self, visit: Visit, block: int) -> Run | None:
         """The run in which `block` comes, started as soon as it may be.
@@ -162,18 +163,18 @@ class WarmFiller:
         run = segment.runs.get(block)
         if run is None:
             # Whatever nobody has come back for may go: were some of it spared, it could stop a warm for ever.
-            reached = self.fetcher.ahead(segment, block, until, until - block, Discarding.SETTLED, Priority.WARM)
-        elif self.memory.is_settled(run):  # it came when there was no room to fill it, or was dropped since
+            on_start = partial(self._begun, visit)
+            reached = self.fetcher.ahead(
+                segment, block, until, until - block, Discarding.SETTLED, Priority.WARM, on_start
+            )
+            return reached > block
+        if self.memory.is_settled(run):  # it came when there was no room to fill it, or was dropped since
             self.filler.fill_again(run)
             self._flying[run] = visit
-            return True
-        else:
-            return True
-        for place in range(block, reached):
-            run = segment.runs.get(place)
-            if run is not None and run.priority is Priority.WARM and run not in self._flying:
-                self._flying[run] = visit
-        return reached > block
+        return True
+
+    def _begun(self, visit: Visit, run: Run) -> None:
+        self._flying[run] = visit
 
     def _move(self, visit: Visit, length: int) -> Move:
         lane = self.fetcher.lane(visit.segment)

@@ -49,12 +49,13 @@ class Tally:
     """Bytes of one pass.
 
     `found`: missing when the segment was looked at; `left`: still missing when it was left; `lasting`: of those, what
-    no further attempt would bring.
+    no further attempt would bring, for example of the object `example`.
     """
 
     found: int = 0
     left: int = 0
     lasting: int = 0
+    example: str = ""
 
 
 @dataclass
@@ -68,6 +69,7 @@ class Course:
     progress_s: float
     _pause: Pause = field(default_factory=lambda: Pause(FIRST_PAUSE_S, MOST_PAUSE_S))
     _look_s: float = 0.0
+    _met_trouble: bool = False
 
     @property
     def trouble(self) -> str:
@@ -80,11 +82,16 @@ class Course:
 
     def failed(self, reason: str, now_s: float) -> None:
         """The origin or the backing directory did not do what was asked of it."""
+        self._met_trouble = True
         self._pause.fail(reason, now_s)
 
     def filled(self) -> None:
         """A run has been filled."""
         self._pause.succeed()
+
+    def begin_pass(self) -> None:
+        """All segments are about to be visited."""
+        self._met_trouble = False
 
     def progressed(self, now_s: float) -> None:
         """More is resident than before, by whomever."""
@@ -103,8 +110,11 @@ class Course:
     def after_pass(self, tally: Tally) -> tuple[Verdict, float]:
         """What follows a pass, and in how many seconds.
 
-        Complete is only what a whole pass has found without having had to fetch anything.
+        Complete is only what a whole pass has found without having had to fetch anything.  A pass that met no trouble
+        ends the one before, also when it had nothing to fill because others are at it.
         """
+        if not self._met_trouble:
+            self._pause.succeed()
         if not tally.found:
             return Verdict.COMPLETE, 0.0
         if not tally.left:

@@ -162,7 +162,7 @@ class Engine:
         self.warmer = Warmer(Services(self.library, self.opener, self.index, self.warm_filler, settings.seed), folders)
         self.recovery = Recovery(self.index, self.backing, self.segments, self.filler)
         self.dropper = Dropper(
-            self.library, self.segments, self.filler, self.memory, self.backing, self.index, self.backing_pool,
+            self.library, self.segments, self.filler, self.memory, self.backing, self.health, self.backing_pool,
             self.metrics, self.recovery.turn,
         )  # fmt: skip
 

@@ -1,9 +1,5 @@
 """Nodes that share a backing directory: who fetches what, who waits for whom, and for how long."""
 
-import errno
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -11,78 +7,14 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from dsfs.cache.claims import DISTRUST_S, LEAST_PATIENCE_S, NO_LOCKS_S
+from dsfs.cache.claims import DISTRUST_S, LEAST_PATIENCE_S
 from dsfs.cache.fill import LOOK_S
-from dsfs.cache.memory import Discarding
-from dsfs.cache.read import OpenFile
 from dsfs.model.blocks import BLOCK, RUN
-from dsfs.model.errors import OriginTemporaryError
-from dsfs.storage.rangelock import LOCK_BASE
 from dsfs.storage.segment import State
-from tests.engine.engine import MIB, PREFIX, Engine, Settings, running, until
-from tests.engine.fake_origin import FakeOrigin, Get
+from tests.engine.claiming import CONTENT, LARGE, SMALL, TOTAL_BYTES, Reading, asked, fetching, nodes, sample
+from tests.engine.engine import MIB, Engine, Settings, until
+from tests.engine.fake_origin import Get
 from tests.engine.faults import Faults
-from tests.rig.segmentdir import files_below
-
-LARGE = PREFIX + "v1/large"
-CONTENT = Random(8).randbytes(11 * MIB + 77)
-SMALL = {f"v1/small/{number:02d}": Random(number).randbytes(40_000 + number) for number in range(60)}
-TOTAL_BYTES = len(CONTENT) + sum(map(len, SMALL.values()))
-
-
-def sample() -> FakeOrigin:
-    origin = FakeOrigin()
-    origin.put(LARGE, CONTENT)
-    for path, content in SMALL.items():
-        origin.put(PREFIX + path, content)
-    return origin
-
-
-@asynccontextmanager
-async def nodes(
-    directory: Path, origin: FakeOrigin, count: int, settings: Settings | None = None
-) -> AsyncIterator[Sequence[Engine]]:
-    """So many engines, each with a state directory of its own, over one backing directory."""
-    settings = replace(settings or Settings(), backing=directory / "backing")
-    async with AsyncExitStack() as stack:
-        yield [
-            await stack.enter_async_context(running(directory / f"node-{number}", origin, settings))
-            for number in range(count)
-        ]
-
-
-class Reading:
-    """A read of the large file in a task, and what came of it."""
-
-    def __init__(self, engine: Engine, nursery: trio.Nursery, offset: int, size: int = 4096) -> None:
-        self.offset, self.size = offset, size
-        self.got: bytes | None = None
-        nursery.start_soon(self._read, engine)
-
-    async def _read(self, engine: Engine) -> None:
-        file = await engine.open("v1/large")
-        self.got = await engine.read(file, self.offset, self.size)
-        engine.opener.release(file)
-
-    @property
-    def is_right(self) -> bool:
-        return self.got == CONTENT[self.offset : self.offset + self.size]
-
-
-@asynccontextmanager
-async def fetching(engine: Engine, *extents: tuple[int, int]) -> AsyncIterator[OpenFile]:
-    """The node is about to fetch these blocks of the large file, a run each, for nobody in particular."""
-    file = await engine.open("v1/large")
-    assert file.segment is not None
-    for first, end in extents:
-        engine.fetcher.ahead(file.segment, first, end, end - first, Discarding.CONSUMED)
-    yield file
-    engine.opener.release(file)
-
-
-def asked(engine: Engine, answer: str) -> float:
-    return engine.metrics.claims_asked.value(answer)
-
 
 # -------------------------------------------------------------------- nothing twice
 
@@ -270,114 +202,3 @@ async def test_patience_lasts_as_long_as_claims_do_from_their_grant_to_the_end_o
 async def test_patience_ends_with_a_third_of_the_origins_timeout(tmp_path: Path) -> None:
     async with nodes(tmp_path, sample(), 1, Settings(timeout_s=3)) as (engine,):
         assert engine.claims.patience_s == 1
-
-
-# -------------------------------------------------------------------- claims that end, or cannot be had
-
-
-@pytest.mark.expects_log("fetch failed")
-async def test_claim_on_what_could_not_be_fetched_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dsfs.cache.fetch.retry_delay_s", lambda attempt, jitter: 0.001)
-    origin = sample()
-    origin.fail(LARGE, *[OriginTemporaryError("503")] * 3)
-    async with nodes(tmp_path, origin, 2) as (a, b):
-        file = await a.open("v1/large")
-        assert file.segment is not None
-        a.fetcher.ahead(file.segment, 0, 1, 1, Discarding.CONSUMED)
-        await a.settle()
-        a.opener.release(file)
-        async with trio.open_nursery() as nursery:
-            reading = Reading(b, nursery, 0)
-        assert asked(b, "held") == 0
-    assert reading.is_right
-
-
-async def test_node_without_room_claims_nothing(tmp_path: Path) -> None:
-    origin = sample()
-    async with nodes(tmp_path, origin, 2) as (a, b):
-        a.backing.limit_bytes = 0
-        gate = origin.hold(LARGE)
-        async with trio.open_nursery() as nursery:
-            first = Reading(a, nursery, 0)
-            await until(gate.reached.is_set)
-            second = Reading(b, nursery, 0)
-            await until(lambda: second.got is not None, "the read of the node that has room")
-            gate.open()
-        assert asked(b, "granted") >= 1
-    assert first.is_right
-    assert second.is_right
-
-
-async def test_node_without_room_reads_what_others_have_filled(tmp_path: Path) -> None:
-    origin = sample()
-    async with nodes(tmp_path, origin, 2) as (a, b):
-        assert await a.read_path("v1/small/07") == SMALL["v1/small/07"]
-        await a.settle()
-        b.backing.limit_bytes = 0
-        assert await b.read_path("v1/small/07") == SMALL["v1/small/07"]
-    assert origin.count(PREFIX + "v1/small/07") == 1
-
-
-@pytest.mark.expects_log("has no locks")
-@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
-async def test_where_there_are_no_locks_each_node_fetches_for_itself_and_all_is_right(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mock_clock: MockClock, number: int
-) -> None:
-    origin = sample()
-    faults = Faults(monkeypatch)
-    faults.fail("rangelock.lock", number, times=1_000)
-    async with nodes(tmp_path, origin, 2) as engines:
-        for engine in engines:
-            assert await engine.read_path("v1/large") == CONTENT
-            await engine.settle()
-        assert not engines[0].claims.can_lock
-        assert origin.sent_bytes == len(CONTENT)  # one after the other: what is filled is seen without locks as well
-        faults.fail("rangelock.lock", number, times=0)
-        mock_clock.jump(NO_LOCKS_S)
-        assert await engines[0].read_path("v1/small/00") == SMALL["v1/small/00"]
-        assert engines[0].claims.can_lock
-
-
-async def test_claims_that_were_lost_with_a_lease_are_asked_for_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An NFS client answers EIO to every use of a file whose locks it has lost, until that is opened anew."""
-    origin = sample()
-    faults = Faults(monkeypatch)
-    async with nodes(tmp_path, origin, 1) as (engine,):
-        file = await engine.open("v1/large")
-        assert await engine.read(file, 0, 10) == CONTENT[:10]
-        await engine.settle()
-        faults.fail("rangelock.lock", errno.EIO)
-        assert await engine.read(file) == CONTENT
-        await engine.settle()
-        assert file.segment is not None
-        assert file.segment.file.state is State.SEALED
-        engine.opener.release(file)
-    assert origin.sent_bytes == len(CONTENT)
-
-
-async def test_drop_removes_what_other_nodes_have_filled(tmp_path: Path) -> None:
-    origin = sample()
-    async with nodes(tmp_path, origin, 2) as (a, b):
-        assert await a.read_path("v1/large") == CONTENT
-        await a.settle()
-        assert files_below(tmp_path / "backing" / "segments")
-        await b.drop("v1")
-        assert files_below(tmp_path / "backing" / "segments") == []
-
-
-async def test_dropped_version_comes_back_to_all_nodes(tmp_path: Path) -> None:
-    origin = sample()
-    async with nodes(tmp_path, origin, 2, Settings(shared=True)) as (a, b):
-        for engine in (a, b):
-            assert await engine.read_path("v1/large") == CONTENT
-            await engine.settle()
-        await a.drop("v1")
-        for engine in (b, a):
-            assert await engine.read_path("v1/large") == CONTENT
-
-
-def test_locks_lie_where_no_data_is() -> None:
-    """A server whose locks stop reads and writes by others stops none of ours."""
-    assert LOCK_BASE - 1 > 1 << 60

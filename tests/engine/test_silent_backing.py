@@ -7,20 +7,22 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from dsfs.cache.health import LOOK_S, PROBE_S
+from dsfs.cache.health import LOOK_S
 from dsfs.cache.warm import Phase
 from dsfs.model.blocks import BLOCK, RUN
+from dsfs.model.errors import BackingError
 from dsfs.model.health import DOWN_S, Condition
 from dsfs.model.warming import MOST_PAUSE_S
-from tests.engine.engine import MIB, PREFIX, Engine, Settings, running, until
-from tests.engine.fake_origin import FakeOrigin, Gate
+from tests.engine.engine import MIB, PREFIX, Settings, running, until
+from tests.engine.fake_origin import FakeOrigin
 from tests.engine.faults import Faults
+from tests.engine.silence import TIMEOUT_S, Silence
 from tests.engine.warming import begin
+from tests.rig.segmentdir import files_below
 
 LARGE = PREFIX + "v1/large"
 CONTENT = Random(9).randbytes(9 * MIB)
 SMALL = Random(10).randbytes(50_000)
-TIMEOUT_S = 5.0
 SETTINGS = Settings(backing_timeout_s=TIMEOUT_S)
 
 pytestmark = pytest.mark.expects_log("does not answer; until it does", "answers again")
@@ -31,39 +33,6 @@ def sample() -> FakeOrigin:
     origin.put(LARGE, CONTENT)
     origin.put(PREFIX + "v1/small", SMALL)
     return origin
-
-
-class Silence:
-    """The backing directory stops answering, and starts again."""
-
-    def __init__(self, engine: Engine, clock: MockClock, faults: Faults) -> None:
-        self._engine = engine
-        self._clock = clock
-        self._faults = faults
-        self._gate = Gate()
-
-    def begin(self) -> None:
-        """Nothing there is answered any more, and nobody has noticed yet."""
-        self._gate = self._faults.silence()
-
-    async def pass_time(self, seconds: float) -> None:
-        await wait_all_tasks_blocked()
-        self._clock.jump(seconds)
-        await wait_all_tasks_blocked()
-
-    async def notice(self) -> None:
-        """Enough time passes for a probe to be begun, and to be late."""
-        await self.pass_time(PROBE_S + LOOK_S)
-        await until(self._gate.reached.is_set, "the probe")
-        await self.pass_time(TIMEOUT_S + LOOK_S)
-        assert not self._engine.health.is_ok
-
-    async def end(self) -> None:
-        """It answers again, and that has been noticed."""
-        self._gate.open()
-        self._clock.rate = 10.0
-        await until(lambda: self._engine.health.is_ok, "a probe being answered in time")
-        self._clock.rate = 0.0
 
 
 @pytest.mark.parametrize("is_sealed", [True, False])
@@ -212,8 +181,12 @@ async def test_reader_of_what_is_being_dropped_goes_on_when_the_removal_hangs(
         async def read() -> None:
             got.append(await engine.read_path("v1/large"))
 
+        async def drop() -> None:
+            with pytest.raises(BackingError):
+                await engine.drop("v1")
+
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(engine.drop, "v1")
+            nursery.start_soon(drop)
             await until(gate.reached.is_set)
             silence.begin()
             nursery.start_soon(read)
@@ -361,3 +334,46 @@ async def test_condition_tells_silent_for_a_moment_from_down(
         seen.append(engine.health.condition)
         assert engine.health.reason == ""
     assert seen == [Condition.OK, Condition.UNSTABLE, Condition.DOWN, Condition.OK]
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+async def test_drop_that_is_not_answered_fails_in_time_and_what_it_removes_all_the_same_is_counted(
+    tmp_path: Path, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch, is_open: bool
+) -> None:
+    origin = sample()
+    async with running(tmp_path, origin, SETTINGS) as engine:
+        assert [await engine.read_path(path) for path in ("v1/large", "v1/small")] == [CONTENT, SMALL]
+    async with running(tmp_path, origin, SETTINGS) as engine:
+        files = [await engine.open(path) for path in ("v1/large", "v1/small") if is_open]
+        used_bytes = engine.backing.used_bytes
+        silence = Silence(engine, mock_clock, Faults(monkeypatch))
+        silence.begin()
+        errors: list[BackingError] = []
+
+        async def drop() -> None:
+            with pytest.raises(BackingError) as caught:
+                await engine.drop("v1")
+            errors.append(caught.value)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(drop)
+            await until(lambda: engine.dropper.in_flight)
+            await silence.pass_time(TIMEOUT_S - 0.1)
+            assert not errors
+            await silence.pass_time(0.2)
+        assert "did not answer in time; 0 bytes of 0 segments were dropped before" in str(errors[0])
+        await silence.notice()
+        await drop()
+        assert "has not answered" in str(errors[1])
+        assert engine.backing.used_bytes == used_bytes
+        await silence.end()
+        await until(lambda: not engine.dropper.in_flight)
+        await engine.settle()
+        assert 0 < engine.backing.used_bytes < used_bytes
+        freed_bytes, segments = await engine.drop("v1")
+        assert segments == 1
+        assert 0 < freed_bytes < used_bytes
+        assert engine.backing.used_bytes == engine.index.total_bytes() == 0
+        assert not files_below(tmp_path / "backing" / "segments")
+        for file in files:
+            engine.opener.release(file)

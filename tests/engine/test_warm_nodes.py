@@ -8,7 +8,7 @@ import trio
 
 from dsfs.cache.memory import Discarding
 from dsfs.cache.pool import Priority
-from dsfs.cache.warm import ALL, Phase
+from dsfs.cache.warm import ALL, NOT_YET, Phase
 from dsfs.storage.segment import State
 from tests.engine.engine import PREFIX, Engine, Settings, running, until
 from tests.engine.warming import LARGE, begin, ended, found, requests_in, sample, warmed
@@ -59,6 +59,35 @@ async def test_what_another_node_is_at_is_let_go_and_found_in_a_later_pass(tmp_p
         assert origin.sent_bytes == total
         assert await has_all(b, contents)
         assert b.metrics.claims_ignored.value() == 0
+
+
+async def test_what_a_warm_begins_behind_what_another_node_is_at_is_its_own(tmp_path: Path, settings: Settings) -> None:
+    """It counts in the memory that warms may take, and is waited for."""
+    origin, contents = sample()
+    theirs, before, behind = (origin.hold(f"{PREFIX}v1/small/{number:03}") for number in (5, 4, 6))
+    settings = replace(settings, connections=8)  # beside those that are held
+    async with running(tmp_path / "a", origin, settings) as a, running(tmp_path / "b", origin, settings) as b:
+        file = await a.open("v1/small/005")
+        assert file.segment is not None
+        block = file.segment.file.blocks.at(file.offset)
+        a.fetcher.ahead(file.segment, block, block + 1, 1, Discarding.SETTLED)
+        await until(theirs.reached.is_set)
+        warm = await begin(b, "small/*")
+        await until(lambda: before.reached.is_set() and behind.reached.is_set(), "both parts of the run being fetched")
+        segment = b.segments.find(file.segment.identity)
+        assert segment is not None
+        first, rest = (segment.runs[at].slot.size for at in (block - 1, block + 1))
+        await until(lambda: b.warm_filler.flying_bytes == first + rest, "both parts, and nothing else, being counted")
+        before.open()
+        await until(lambda: b.warm_filler.flying_bytes == rest, "the end of the first part")
+        assert warm.phase is Phase.FILLING
+        behind.open()
+        await until(lambda: warm.phase is Phase.WAITING)
+        assert warm.missing[NOT_YET].bytes == len(contents["v1/small/005"])
+        theirs.open()
+        assert await ended(warm) is Phase.COMPLETE
+        a.opener.release(file)
+    assert origin.count(PREFIX + "v1/small/006") == 1
 
 
 async def test_reader_of_what_another_node_warms_waits_for_that(tmp_path: Path, settings: Settings) -> None:

@@ -10,7 +10,9 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from dsfs.cache.fetch import AHEAD_ATTEMPTS
-from dsfs.cache.warm import ALL, THIS, Phase
+from dsfs.cache.memory import Discarding
+from dsfs.cache.warm import ALL, NOT_YET, THIS, Phase
+from dsfs.model.blocks import BLOCK, RUN
 from dsfs.model.errors import OriginTemporaryError
 from dsfs.model.request import WarmRequest
 from dsfs.model.warming import MOST_PAUSE_S
@@ -68,6 +70,35 @@ async def test_silent_origin_pauses_a_warm_which_goes_on_by_itself(tmp_path: Pat
         await passing(mock_clock, lambda: warm.is_over)
         assert await ended(warm) is Phase.COMPLETE
     assert origin.sent_bytes == sum(map(len, contents.values()))
+
+
+@pytest.mark.expects_log("fetch failed")
+async def test_trouble_that_is_over_is_not_told_of_what_another_node_is_at(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    settings = Settings(backing=tmp_path / "backing")
+    (origin_a, _), (origin_b, _) = sample(), sample()
+    gates = [origin_a.hold(PREFIX + "v1/large") for _ in range(-(-len(LARGE) // RUN))]
+    async with running(tmp_path / "a", origin_a, settings) as a, running(tmp_path / "b", origin_b, settings) as b:
+        file = await a.open("v1/large")
+        assert file.segment is not None
+        origin_b.fail_everything(OriginTemporaryError("HTTP 503 SlowDown"))
+        warm = await begin(b, "large")
+        await passing(mock_clock, lambda: warm.phase is Phase.PAUSED and not b.fetcher.in_flight)
+        blocks = len(file.segment.file.blocks)
+        a.fetcher.ahead(file.segment, 0, blocks, RUN // BLOCK, Discarding.SETTLED)
+        await until(lambda: all(gate.reached.is_set() for gate in gates), "the other node being at all of it")
+        origin_b.fail_everything(None)
+        await passing(mock_clock, lambda: warm.phase is not Phase.PAUSED and bool(warm.missing))
+        await passing(mock_clock, lambda: warm.phase is not Phase.FILLING)
+        assert (warm.phase, warm.course.trouble) == (Phase.WAITING, "")
+        assert [(reason, missing.bytes) for reason, missing in warm.missing.items()] == [(NOT_YET, len(LARGE))]
+        for gate in gates:
+            gate.open()
+        await passing(mock_clock, lambda: warm.is_over)
+        assert warm.phase is Phase.COMPLETE
+        a.opener.release(file)
+    assert origin_b.sent_bytes == 0
 
 
 async def test_full_backing_directory_pauses_a_warm_before_it_fetches_in_vain(

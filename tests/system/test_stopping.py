@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from dsfs.daemon import DRAIN_S
 from dsfs.storage.mounts import detach
 from tests.rig.background import in_background
 from tests.rig.fault import Fault
 from tests.rig.faultproxy import FaultProxy
+from tests.rig.held import Hold
 from tests.rig.node import PATIENT, Node
 from tests.rig.reading import SourceVersion, read_at
 from tests.rig.s3server import S3Server
@@ -23,6 +25,7 @@ from tests.rig.wait import wait_until
 
 ROOT = Path(__file__).parents[2]
 STOP_S = 10  # an end takes seconds; what a busy machine adds is not its fault
+GIVEN_UP_S = DRAIN_S + STOP_S  # and with something that does not come to its end
 READ_TIMEOUT_S = 30
 MAPPING_READER = """
 import mmap, sys
@@ -135,6 +138,27 @@ def test_stop_while_fills_are_queued_keeps_what_was_fetched_or_fetches_it_again(
     node.start()
     assert version.wrong_files(node.mountpoint) == []
     assert proxy.data_bytes == 0  # there was time to fill them all
+    assert "rebuilt" not in node.log_text().partition("SIGTERM")[2]
+    assert_stops(node)
+
+
+def test_stop_does_not_wait_for_a_seal_for_ever_which_is_done_later_and_leaves_the_index_as_it_is(
+    node: Node, proxy: FaultProxy, version: SourceVersion
+) -> None:
+    hold = Hold(node, "segment.seal")
+    name = version.large[0]
+    assert version.wrong_files(node.mountpoint, [name]) == []
+    hold.wait_reached()
+    assert node.process is not None
+    node.process.send_signal(signal.SIGTERM)
+    assert node.wait(GIVEN_UP_S) == 0
+    assert node.segment_files() == []
+    hold.end()
+    proxy.reset()
+    node.start()
+    assert version.wrong_files(node.mountpoint, [name]) == []
+    wait_until(node.segment_files, what="the seal")
+    assert proxy.data_bytes == 0
     assert "rebuilt" not in node.log_text().partition("SIGTERM")[2]
     assert_stops(node)
 

@@ -305,6 +305,16 @@ def test_standard_output_that_is_full_is_one_line_and_a_failure(daemon: FakeDaem
     assert said.removeprefix("dsfs: ").rstrip() == "standard output: No space left on device"
 
 
+@pytest.mark.parametrize("words", ["--help", "--version", "warm --help", "config --help"])
+@pytest.mark.parametrize("buffering", [{}, {"PYTHONUNBUFFERED": "1"}])
+def test_help_that_cannot_be_written_is_a_failure(words: str, buffering: dict[str, str]) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"} | buffering
+    command = [sys.executable, "-m", "dsfs", *words.split()]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=30, env=environment)
+    assert (done.returncode, done.stderr) == (1, "dsfs: standard output: No space left on device\n")
+
+
 def test_standard_error_that_is_full_leaves_the_exit_code(config: Path) -> None:
     command = [sys.executable, "-m", "dsfs", "status", "--config", str(config)]
     with open("/dev/full", "w") as full:

@@ -69,6 +69,19 @@ def test_trouble_pauses_ever_longer_and_then_one_run_tries() -> None:
     assert move(course, now_s, 1) is Move.START
 
 
+def test_trouble_ends_with_a_pass_that_met_none_though_nothing_was_filled() -> None:
+    course = Course(0)
+    for _ in range(2):
+        course.begin_pass()
+        course.failed("no room", course.pause_until_s)
+        course.after_pass(Tally(found=1, left=1))
+        assert course.trouble == "no room"
+    course.begin_pass()
+    course.after_pass(Tally(found=1, left=1))
+    assert not course.trouble
+    assert move(course, 0, 1) is Move.START
+
+
 # -- after a pass --------------------------------------------------------------------------------------------
 
 
