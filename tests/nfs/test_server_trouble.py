@@ -14,6 +14,7 @@ from tests.nfs.conftest import NewNode
 from tests.nfs.test_many_nodes import Readers
 from tests.nfs.test_one_node import wait_sealed
 from tests.rig.faultproxy import FaultProxy
+from tests.rig.held import Hold
 from tests.rig.lake import MIB, make_lake
 from tests.rig.nfs.rig import NfsRig
 from tests.rig.nfs.server import NfsServer, export_path
@@ -69,20 +70,30 @@ def assert_whole(rig: NfsRig, new_node: NewNode, version: SourceVersion, export:
 @pytest.mark.expects_log("does not answer; until it does", "answers again, after", "a (claim|fill) failed")
 # So short is a client's patience with one request here, that it is over while the server is away, as it is after a
 # minute by default; a mount that is not soft tries again.
-@pytest.mark.parametrize(("nfs_version", "options"), [("4.2", "timeo=20"), ("3", "timeo=20")])
+@pytest.mark.parametrize(
+    ("nfs_version", "options", "point"),
+    [("4.2", "timeo=20", "segment.linked"), ("3", "timeo=20", "segment.seal")],
+)
 def test_server_that_is_away_for_a_while(
     rig: NfsRig, server: NfsServer, new_node: NewNode, version: SourceVersion, proxy: FaultProxy,
-    nfs_version: str, options: str,
+    nfs_version: str, options: str, point: str,
 ) -> None:  # fmt: skip
-    """As long as everything takes that the nodes do when it is away: more than backing.timeout, and than `timeo`."""
+    """As long as everything takes that the nodes do when it is away: more than backing.timeout, and than `timeo`.
+
+    It goes away in the middle of a seal: before its fsync, or between its link and the unlink of the old names.
+    """
     for client in rig.clients:
         client.mount("large", nfs_version, options)
-    nodes = [new_node(client, settings=SETTINGS).start() for client in rig.clients[:2]]
+    nodes = [new_node(client, settings=SETTINGS) for client in rig.clients[:2]]
+    hold = Hold(nodes[0], point)
+    nodes[1].start()
     resident, missing, later = version.large
-    read_on(nodes, version, [resident])
-    wait_until(lambda: nodes[0].segment_files(), GOES_ON_S, "the seal")
+    read_on(nodes[:1], version, [resident])
+    hold.wait_reached(GOES_ON_S)
+    read_on(nodes[1:], version, [resident])
     forget_pages(server)
     server.stop_nfs()
+    hold.end()
     assert read_on(nodes, version, [resident, missing]) < NOTICED_S + FETCHED_S
     assert [state_of(node) for node in nodes] == ["unstable", "unstable"]
     forget_pages(server)
