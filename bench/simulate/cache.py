@@ -12,10 +12,10 @@ from dsfs.model.allotment import allotments, refusal
 from dsfs.model.eviction import judge
 from dsfs.model.nodes import VersionKey
 from dsfs.model.retention import Amount, CachedSegment, CachedVersion, Retention, Room
-from dsfs.model.reuse import Sample, is_reused
+from dsfs.model.reuse import Sample, another_use, is_reused
 
 SEGMENT_BYTES = 32 << 20
-ROUND_S = 30.0
+ROUND_S = 60.0
 GRACE_S = 600.0
 STALE_AFTER_S = 7 * 86_400.0
 START_NS = 10**18
@@ -32,10 +32,10 @@ class _Version:
     resident: dict[int, float] = field(default_factory=dict)  # segment -> last use
     used_s: float = -1e9
     open_since_s: list[float] = field(default_factory=list)
-    allotted_bytes: int = 0
     read_bytes: int = 0
     sample: Sample = field(default_factory=Sample)
     is_reused: bool = False
+    uses: float = 0.0
 
     def seen(self) -> CachedVersion:
         count = len(self.resident)
@@ -45,6 +45,7 @@ class _Version:
             Amount(count * SEGMENT_BYTES, 2 * count),
             _ns(self.used_s),
             {"node": _ns(min(self.open_since_s))} if self.open_since_s else {},
+            uses=self.uses,
             is_reused=self.is_reused,
             newer=self.newer,
             is_current=True,
@@ -66,6 +67,7 @@ class Cache:
             for i, (segments, newer) in enumerate(zip(trace.sizes, trace.newer, strict=True))
         ]
         self._by_key = {version.key: version for version in self._versions}
+        self._allotted: dict[VersionKey, int] = {}
         self._leaving: deque[tuple[float, int]] = deque()  # until when, how many segments
         self._used = 0  # segments, with those that are leaving
         self.most_used = 0
@@ -95,6 +97,7 @@ class Cache:
         if not seen.is_active(_ns(now_s)):
             version.is_reused = seen.is_protected(self._retention, _ns(now_s))
             version.read_bytes, version.sample = 0, Sample()
+            version.uses = another_use(version.uses, now_s - version.used_s)
         version.open_since_s.append(now_s)
 
     def _read(self, version: _Version, read: Read) -> bool:
@@ -104,7 +107,7 @@ class Cache:
         is_hit = read.segment in version.resident
         if not is_hit:
             held = len(version.resident) * SEGMENT_BYTES
-            if refusal(Amount(SEGMENT_BYTES, 2), held, version.allotted_bytes, self._room()):
+            if refusal(Amount(SEGMENT_BYTES, 2), held, self._allotted.get(version.key, 0), self._room()):
                 return False
             self._used += 1
             self.most_used = max(self.most_used, self._used)
@@ -117,18 +120,20 @@ class Cache:
         for version in self._versions:
             version.is_reused |= is_reused(version.segments * SEGMENT_BYTES, version.read_bytes, version.sample.again)
         now_ns = _ns(now_s)
-        seen = [found for v in self._versions if (found := v.seen()).held.size_bytes or found.is_active(now_ns)]
-        for verdict in judge(seen, self._segments, self._room(), lambda _: self._retention, now_ns):
-            if verdict.segments:
-                version = self._by_key[verdict.key]
-                for identity in verdict.segments:
-                    del version.resident[int(identity)]
-                self._leaving.append((now_s + GRACE_S, len(verdict.segments)))
-        for version in self._versions:
-            version.allotted_bytes = 0
-        allotted = allotments([v.seen() for v in self._versions], self._room(), lambda _: self._retention, now_ns)
-        for key, size_bytes in allotted.items():
-            self._by_key[key].allotted_bytes = size_bytes
+        for verdict in judge(self._seen(), self._segments, self._room(), self._retention_of, now_ns):
+            if not verdict.segments:
+                break  # what stays comes last
+            version = self._by_key[verdict.key]
+            for identity in verdict.segments:
+                del version.resident[int(identity)]
+            self._leaving.append((now_s + GRACE_S, len(verdict.segments)))
+        self._allotted = allotments(self._seen(), self._room(), self._retention_of, now_ns)
+
+    def _seen(self) -> list[CachedVersion]:
+        return [v.seen() for v in self._versions if v.resident or v.open_since_s]
+
+    def _retention_of(self, dataset: str) -> Retention:
+        return self._retention
 
     def _segments(self, key: VersionKey) -> list[CachedSegment]:
         return [

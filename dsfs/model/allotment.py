@@ -1,8 +1,8 @@
 """How much of the backing directory each version in use may hold, and whether a run may be filled.
 
-Who may have room, in this order: pinned versions; versions in use whose bytes were read again, in equal shares, and
-where one needs less than its share the others have the rest; then versions in use that nothing is known of yet.  Those
-may be read once and never again (`grep -r`): what is worked with does not make room for them, but for a small part.
+Who may have room, in this order: pinned versions; those whose bytes were read again; those that were used before; new
+ones.  Versions of one standing have equal shares, and what one does not need the others have.  A new one may be read
+once and never again (`grep -r`): what is worked with makes room for it in a small part only, also what is not in use.
 """
 
 from collections import Counter
@@ -12,9 +12,10 @@ from typing import TypeVar
 
 from dsfs.model.nodes import VersionKey
 from dsfs.model.retention import Amount, CachedVersion, Retention, Room
+from dsfs.model.reuse import KNOWN_USES
 
-# Of the limit, for all versions in use together that nothing is known of yet.  bench/simulate: a scan costs what is
-# worked with as much as this.
+# Of the limit, for all versions in use together whose bytes were not read again: as much as a scan costs what is worked
+# with (bench/simulate).
 PROBATION = 0.03
 
 K = TypeVar("K", bound=Hashable)
@@ -57,18 +58,39 @@ def allotments(
             protected += version.held.size_bytes
     wanted = _within_datasets(active, fixed, retention_of)
 
-    pinned = {v.key: wanted[v.key] for v in active if v.is_pinned(now_ns)}
-    known = {v.key: wanted[v.key] for v in active if v.is_reused and v.key not in pinned}
-    unknown = {v.key: wanted[v.key] for v in active if v.key not in pinned and v.key not in known}
+    def of(standing: "_Standing") -> dict[VersionKey, int]:
+        return {v.key: wanted[v.key] for v in active if _standing(v, now_ns) is standing}
 
-    for_pinned = _shares(pinned, max(0, room.limit_bytes - fixed.total()))
-    left = max(0, room.limit_bytes - fixed.total() - sum(for_pinned.values()))
-    probation = min(left, int(room.limit_bytes * PROBATION), sum(unknown.values()))
-    for_known = _shares(known, left - probation)
-    left -= sum(for_known.values())
-    if protected:  # above the high watermark it would leave, little by little
-        left -= protected + room.limit_bytes - room.low_bytes
-    return for_pinned | for_known | _shares(unknown, max(probation, left))
+    left = max(0, room.limit_bytes - fixed.total())
+    pinned = _shares(of(_Standing.PINNED), left)
+    left -= sum(pinned.values())
+    others = of(_Standing.KNOWN) | of(_Standing.NEW)
+    probation = min(left, int(room.limit_bytes * PROBATION), sum(others.values()))
+    reused = _shares(of(_Standing.REUSED), left - probation)
+    left -= sum(reused.values())
+    known = _shares(of(_Standing.KNOWN), left)
+    left -= sum(known.values())
+    # What is protected leaves, little by little, when the high watermark is passed: so new ones stay below the low one.
+    beside = left - protected - (room.limit_bytes - room.low_bytes) if protected else left
+    new = _shares(of(_Standing.NEW), max(min(left, probation), beside))
+    return pinned | reused | known | new
+
+
+class _Standing(Enum):
+    """What is known of a version in use."""
+
+    PINNED = "pinned"
+    REUSED = "its bytes were read again"
+    KNOWN = "it was used before"
+    NEW = "nothing"
+
+
+def _standing(version: CachedVersion, now_ns: int) -> _Standing:
+    if version.is_pinned(now_ns):
+        return _Standing.PINNED
+    if version.is_reused:
+        return _Standing.REUSED
+    return _Standing.KNOWN if version.uses >= KNOWN_USES else _Standing.NEW
 
 
 def _within_datasets(

@@ -12,6 +12,7 @@ from enum import Enum
 from dsfs.model.allotment import RetentionOf, allotments
 from dsfs.model.nodes import VersionKey
 from dsfs.model.retention import NOTHING, Amount, CachedSegment, CachedVersion, Room
+from dsfs.model.reuse import worth_ns
 
 # Segments of one version used within the same stretch of time are equally old.  Finer, the order would be that in which
 # the next epoch wants them.
@@ -26,7 +27,7 @@ class Rule(Enum):
     SUPERSEDED = "an older generation"
     STALE = "stale"
     MAX_SHARE = "its dataset holds more than max_share"
-    LEAST_RECENT = "least recently used"
+    LEAST_USED = "used least of late"
     FAIR_SHARE = "holds more than its share, and others in use want it"
 
     UNKNOWN_NODES = "nodes of which it is unknown may use it"
@@ -80,7 +81,7 @@ def judge(
         plan.held[version.dataset] += version.held.size_bytes
     movable = [version for version in versions if not version.is_pinned(now_ns)]
     idle = [version for version in movable if not version.is_active(now_ns)]
-    for rule, version in sorted(_unwanted(idle, retention_of, now_ns), key=lambda found: _by_age(found[1])):
+    for rule, version in sorted(_unwanted(idle, retention_of, now_ns), key=lambda found: _by_worth(found[1])):
         yield from plan.remove(version, rule)
 
     allotted = allotments(versions, room, retention_of, now_ns)
@@ -105,8 +106,8 @@ def _by_key(version: CachedVersion) -> VersionKey:
     return version.key
 
 
-def _by_age(version: CachedVersion) -> tuple[int, VersionKey]:
-    return version.used_ns, version.key
+def _by_worth(version: CachedVersion) -> tuple[int, VersionKey]:
+    return worth_ns(version.used_ns, version.uses), version.key
 
 
 def _unwanted(
@@ -137,22 +138,22 @@ class _Turn:
 def _order(
     movable: Iterable[CachedVersion], allotted: dict[VersionKey, int], retention_of: RetentionOf, now_ns: int
 ) -> list[_Turn]:
-    """In which order versions leave for want of room, those of one standing by age."""
+    """In which order versions leave for want of room, those of one standing by their worth."""
     turns = []
     for version in movable:
         retention = retention_of(version.dataset)
-        age = _by_age(version)
+        worth = _by_worth(version)
         is_stale = version.idle_s(now_ns) > retention.stale_after_s
         if version.is_active(now_ns):
             excess = version.held.size_bytes - allotted[version.key]
             if excess > 0:
-                turns.append(((3, *age), _Turn(version, Rule.FAIR_SHARE, most_bytes=excess)))
+                turns.append(((3, *worth), _Turn(version, Rule.FAIR_SHARE, most_bytes=excess)))
         elif version.is_protected(retention, now_ns):
-            turns.append(((2, *age), _Turn(version, Rule.LEAST_RECENT)))
+            turns.append(((2, *worth), _Turn(version, Rule.LEAST_USED)))
         elif version.newer < retention.keep_newest and not is_stale:
-            turns.append(((1, *age), _Turn(version, Rule.LEAST_RECENT)))
+            turns.append(((1, *worth), _Turn(version, Rule.LEAST_USED)))
         else:
-            turns.append(((0, *age), _Turn(version, Rule.LEAST_RECENT, is_spare=True)))
+            turns.append(((0, *worth), _Turn(version, Rule.LEAST_USED, is_spare=True)))
     return [turn for _, turn in sorted(turns, key=lambda found: found[0])]
 
 

@@ -69,7 +69,7 @@ class CachedVersion:
 
     `size_bytes`: what all of its files would take.  `held`: what is there, with what it shares with others.
     `used_ns`: its last use on any node, or when it was filled.  `users`: the nodes that have files of it open, and
-    since when.  `is_reused`: its bytes were read more than once (model/reuse), or somebody asked for it (a warm).
+    since when.  `uses`, `is_reused`: see model/reuse; also what somebody asked for (a warm) counts as reused.
     `newer`: how many versions of the dataset are newer.  `is_current`: whether it can still be opened.
     """
 
@@ -78,6 +78,7 @@ class CachedVersion:
     held: Amount
     used_ns: int
     users: Mapping[str, int]
+    uses: float
     is_reused: bool
     newer: int
     is_current: bool
