@@ -95,7 +95,7 @@ class Cache:
     def _open(self, version: _Version, now_s: float) -> None:
         seen = version.seen()
         if not seen.is_active(_ns(now_s)):
-            version.is_reused = seen.is_protected(self._retention, _ns(now_s))
+            version.is_reused &= now_s - version.used_s <= self._retention.lately_s
             version.read_bytes, version.sample = 0, Sample()
             version.uses = another_use(version.uses, now_s - version.used_s)
         version.open_since_s.append(now_s)

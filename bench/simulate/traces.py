@@ -1,12 +1,10 @@
-"""Traces: who reads which segment of which version, and when.  Made by chance from a seed, the same for the same seed."""
+"""Traces: who reads which segment of which version, and when.  What is left to chance comes from a seed."""
 
 from bisect import bisect
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 from random import Random
-
-DAY_S = 86_400.0
 
 
 @dataclass(frozen=True, slots=True, order=True)

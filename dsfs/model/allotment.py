@@ -12,7 +12,6 @@ from typing import TypeVar
 
 from dsfs.model.nodes import VersionKey
 from dsfs.model.retention import Amount, CachedVersion, Retention, Room
-from dsfs.model.reuse import KNOWN_USES
 
 # Of the limit, for all versions in use together whose bytes were not read again: as much as a scan costs what is worked
 # with (bench/simulate).
@@ -90,7 +89,7 @@ def _standing(version: CachedVersion, now_ns: int) -> _Standing:
         return _Standing.PINNED
     if version.is_reused:
         return _Standing.REUSED
-    return _Standing.KNOWN if version.uses >= KNOWN_USES else _Standing.NEW
+    return _Standing.KNOWN if version.is_known else _Standing.NEW
 
 
 def _within_datasets(

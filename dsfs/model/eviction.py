@@ -210,9 +210,8 @@ class _Plan:
         """Of a version what is missing, least recently used first, up to `most_bytes`; or all."""
         if version.key in self.gone or (missing is not None and NOTHING.covers(missing)):
             return
-        removed = self.removed.get(version.key, NOTHING)
         if most_bytes is not None:
-            most_bytes -= removed.size_bytes
+            most_bytes -= self.removed.get(version.key, NOTHING).size_bytes
         taken = self._taken.get(version.key, ())
         found = [
             segment
@@ -227,9 +226,15 @@ class _Plan:
         if chosen:
             amount = _amount(chosen)
             self._total += amount
-            self.held[version.dataset] -= amount.size_bytes
-            self.removed[version.key] = removed + amount
+            self._note_removed(version.key, amount)
+            for segment in chosen:
+                for other in segment.others:
+                    self._note_removed(other, Amount(segment.size_bytes, segment.inodes))
             yield Verdict(version.key, rule, amount, tuple(segment.identity for segment in chosen))
+
+    def _note_removed(self, key: VersionKey, amount: Amount) -> None:
+        self.removed[key] = self.removed.get(key, NOTHING) + amount
+        self.held[key[0]] -= amount.size_bytes
 
 
 def _enough(found: list[CachedSegment], missing: Amount, most_bytes: int | None) -> list[CachedSegment]:

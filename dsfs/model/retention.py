@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from dsfs.model.nodes import VersionKey
+from dsfs.model.reuse import KNOWN_USES
 
 # A job opens and closes files, and pauses between its epochs: so long after its last use a version counts as in use.
 ACTIVE_S = 600.0
@@ -44,6 +45,10 @@ class Retention:
     stale_after_s: float
     keep_newest: int
     most_bytes: int
+
+    @property
+    def lately_s(self) -> float:
+        return max(ACTIVE_S, self.stale_after_s * LATELY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +104,14 @@ class CachedVersion:
         """Whether it is in use, or was a moment ago."""
         return self.idle_s(now_ns) <= ACTIVE_S
 
+    @property
+    def is_known(self) -> bool:
+        """Whether it was used before its last use, too."""
+        return self.uses >= KNOWN_USES
+
     def is_protected(self, retention: Retention, now_ns: int) -> bool:
-        """Whether it belongs to what is worked with, although it is not in use now."""
-        return self.is_reused and self.idle_s(now_ns) <= max(ACTIVE_S, retention.stale_after_s * LATELY)
+        """Whether it belongs to what is worked with, although it is not in use now: it was, and came back, lately."""
+        return self.is_known and self.idle_s(now_ns) <= retention.lately_s
 
 
 class CachedSegment(NamedTuple):

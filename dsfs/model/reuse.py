@@ -13,7 +13,7 @@ from math import log2
 
 # A use counts half after so long: two uses are worth as much as one that is so much later.
 HALF_LIFE_S = 7 * 86_400.0
-KNOWN_USES = 1.25  # there was one before, two half-lives ago at most
+KNOWN_USES = 1.5  # there was one before, a half-life ago at most
 
 WATCHED = 64  # blocks of each version and node
 AGAIN = 8  # of them: an eighth of what is read is read again
