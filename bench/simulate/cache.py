@@ -8,7 +8,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from bench.simulate.traces import Read, Trace
-from dsfs.model.allotment import allotments, refusal
+from dsfs.model.allotment import allotments, foreseen, refusal
 from dsfs.model.eviction import judge
 from dsfs.model.nodes import VersionKey
 from dsfs.model.retention import Amount, CachedSegment, CachedVersion, Retention, Room
@@ -33,6 +33,7 @@ class _Version:
     used_s: float = -1e9
     open_since_s: list[float] = field(default_factory=list)
     read_bytes: int = 0
+    told_bytes: int = 0
     sample: Sample = field(default_factory=Sample)
     is_reused: bool = False
     uses: float = 0.0
@@ -67,6 +68,7 @@ class Cache:
             for i, (segments, newer) in enumerate(zip(trace.sizes, trace.newer, strict=True))
         ]
         self._by_key = {version.key: version for version in self._versions}
+        self._round_s = trace.reads[0].at_s
         self._allotted: dict[VersionKey, int] = {}
         self._leaving: deque[tuple[float, int]] = deque()  # until when, how many segments
         self._used = 0  # segments, with those that are leaving
@@ -76,7 +78,7 @@ class Cache:
         hits = bytearray(len(self._trace.reads))
         opened = deque(sorted((job.start_s, job.version) for job in self._trace.jobs))
         closed = deque(sorted((job.end_s, job.start_s, job.version) for job in self._trace.jobs))
-        round_s = self._trace.reads[0].at_s
+        next_round_s = self._trace.reads[0].at_s
         for place, read in enumerate(self._trace.reads):
             while closed and closed[0][0] < read.at_s:
                 _, start_s, version = closed.popleft()
@@ -86,9 +88,9 @@ class Cache:
                 start_s, version = opened.popleft()
                 self._open(self._versions[version], start_s)
                 is_news = True
-            if is_news or read.at_s >= round_s:
+            if is_news or read.at_s >= next_round_s:
                 self._round(read.at_s)
-                round_s = read.at_s + ROUND_S
+                next_round_s = read.at_s + ROUND_S
             hits[place] = self._read(self._versions[read.version], read)
         return hits
 
@@ -96,7 +98,7 @@ class Cache:
         seen = version.seen()
         if not seen.is_active(_ns(now_s)):
             version.is_reused &= now_s - version.used_s <= self._retention.lately_s
-            version.read_bytes, version.sample = 0, Sample()
+            version.read_bytes, version.told_bytes, version.sample = 0, 0, Sample()
             version.uses = another_use(version.uses, now_s - version.used_s)
         version.open_since_s.append(now_s)
 
@@ -118,22 +120,35 @@ class Cache:
         while self._leaving and self._leaving[0][0] <= now_s:
             self._used -= self._leaving.popleft()[1]
         for version in self._versions:
-            version.is_reused |= is_reused(version.segments * SEGMENT_BYTES, version.read_bytes, version.sample.again)
+            if version.open_since_s:
+                size_bytes = version.segments * SEGMENT_BYTES
+                version.is_reused |= is_reused(size_bytes, version.read_bytes, version.sample.again)
         now_ns = _ns(now_s)
-        for verdict in judge(self._seen(), self._segments, self._room(), self._retention_of, now_ns):
+        seen = self._seen()
+        room, retention_of = self._room(), lambda dataset: self._retention
+        self._allotted = allotments(seen, room, retention_of, now_ns)
+        need = Amount(foreseen(seen, self._allotted, self._rates(now_s), GRACE_S + ROUND_S))
+        for verdict in judge(seen, self._segments, room, retention_of, self._allotted, now_ns, need=need):
             if not verdict.segments:
                 break  # what stays comes last
             version = self._by_key[verdict.key]
             for identity in verdict.segments:
                 del version.resident[int(identity)]
             self._leaving.append((now_s + GRACE_S, len(verdict.segments)))
-        self._allotted = allotments(self._seen(), self._room(), self._retention_of, now_ns)
+
+    def _rates(self, now_s: float) -> dict[VersionKey, float]:
+        """Bytes a second since the last round."""
+        seconds = max(1.0, now_s - self._round_s)
+        self._round_s = now_s
+        rates = {}
+        for version in self._versions:
+            if version.open_since_s:
+                rates[version.key] = (version.read_bytes - version.told_bytes) / seconds
+                version.told_bytes = version.read_bytes
+        return rates
 
     def _seen(self) -> list[CachedVersion]:
         return [v.seen() for v in self._versions if v.resident or v.open_since_s]
-
-    def _retention_of(self, dataset: str) -> Retention:
-        return self._retention
 
     def _segments(self, key: VersionKey) -> list[CachedSegment]:
         return [

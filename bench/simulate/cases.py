@@ -20,7 +20,7 @@ _PASS_S = 10_000.0  # in which a job reads as much as the cache holds: 10 TB at 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """`measure` gives the figure of a policy, for a cache of so many segments and a seed, and how many reads it took."""
+    """`measure`: the figure of a policy, for a cache of so many segments and a seed, and how many reads it took."""
 
     name: str
     unit: str

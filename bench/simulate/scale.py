@@ -5,6 +5,7 @@ import tracemalloc
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from dsfs.model.allotment import allotments
 from dsfs.model.eviction import judge
 from dsfs.model.nodes import VersionKey
 from dsfs.model.retention import NOTHING, Amount, CachedSegment, CachedVersion, Retention, Room
@@ -61,5 +62,7 @@ def _round(stale_after_s: float, versions: int, segments: int) -> int:
     limit = used.size_bytes
     room = Room(limit, limit * 9 // 10, limit * 8 // 10, used, NOTHING, used, NOTHING)
     retention = Retention(stale_after_s, 0, limit)
+    allotted = allotments(seen, room, lambda _: retention, _NOW_NS)
     # Each verdict is acted upon, and forgotten, before the next.
-    return sum(len(verdict.segments) for verdict in judge(seen, segments_of, room, lambda _: retention, _NOW_NS))
+    verdicts = judge(seen, segments_of, room, lambda _: retention, allotted, _NOW_NS)
+    return sum(len(verdict.segments) for verdict in verdicts)

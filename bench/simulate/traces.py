@@ -53,7 +53,7 @@ def epochs(
 ) -> tuple[Job, list[Read]]:
     """All of the segments, `count` times, at `rate` segments a second, each time in another order if `shuffle`d."""
     order = list(segments)
-    reads = []
+    reads: list[Read] = []
     for _ in range(count):
         if shuffle is not None:
             shuffle.shuffle(order)

@@ -75,6 +75,24 @@ def allotments(
     return pinned | reused | known | new
 
 
+def foreseen(
+    versions: Iterable[CachedVersion],
+    allotted: Mapping[VersionKey, int],
+    bytes_per_s: Mapping[VersionKey, float],
+    horizon_s: float,
+) -> int:
+    """Bytes that versions in use will fill within so many seconds, at the rates at which they are read.
+
+    What leaves takes room until the grace is over: so room has to be made for as long ahead, or what is read meanwhile
+    is passed through.
+    """
+    return sum(
+        min(max(0, allotted[version.key] - version.held.size_bytes), round(bytes_per_s[version.key] * horizon_s))
+        for version in versions
+        if version.key in allotted and version.key in bytes_per_s
+    )
+
+
 class _Standing(Enum):
     """What is known of a version in use."""
 

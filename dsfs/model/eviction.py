@@ -5,11 +5,11 @@ of the README ("How the cache decides").
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from dsfs.model.allotment import RetentionOf, allotments
+from dsfs.model.allotment import RetentionOf
 from dsfs.model.nodes import VersionKey
 from dsfs.model.retention import NOTHING, Amount, CachedSegment, CachedVersion, Room
 from dsfs.model.reuse import worth_ns
@@ -60,6 +60,7 @@ def judge(
     segments_of: SegmentsOf,
     room: Room,
     retention_of: RetentionOf,
+    allotted: Mapping[VersionKey, int],
     now_ns: int,
     *,
     need: Amount = NOTHING,
@@ -67,7 +68,8 @@ def judge(
 ) -> Iterator[Verdict]:
     """First what has to leave, in this order; then what stays.
 
-    `need`: so much shall have room below the high watermark.  `unknown`: nodes that may use anything.  A version's
+    `allotted`: what each version in use may hold (model/allotment).  `need`: so much shall have room below the high
+    watermark.  `unknown`: nodes that may use anything.  A version's
     segments are asked for when it is chosen, not before, so whoever acts upon a verdict at once holds the segments of
     one version only.
     """
@@ -84,7 +86,6 @@ def judge(
     for rule, version in sorted(_unwanted(idle, retention_of, now_ns), key=lambda found: _by_worth(found[1])):
         yield from plan.remove(version, rule)
 
-    allotted = allotments(versions, room, retention_of, now_ns)
     order = _order(movable, allotted, retention_of, now_ns)
     for dataset, held_bytes in sorted(plan.held.items()):
         excess = Amount(held_bytes - retention_of(dataset).most_bytes)
@@ -136,7 +137,7 @@ class _Turn:
 
 
 def _order(
-    movable: Iterable[CachedVersion], allotted: dict[VersionKey, int], retention_of: RetentionOf, now_ns: int
+    movable: Iterable[CachedVersion], allotted: Mapping[VersionKey, int], retention_of: RetentionOf, now_ns: int
 ) -> list[_Turn]:
     """In which order versions leave for want of room, those of one standing by their worth."""
     turns = []

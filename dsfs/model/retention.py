@@ -14,7 +14,6 @@ from dsfs.model.reuse import KNOWN_USES
 ACTIVE_S = 600.0
 # What was read again and again is protected so long after its last use: this part of stale_after.
 LATELY = 1 / 7
-FOR_EVER_NS = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)

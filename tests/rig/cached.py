@@ -7,6 +7,7 @@ from dsfs.model.nodes import VersionKey
 from dsfs.model.retention import NOTHING, Amount, CachedSegment, CachedVersion, Retention, Room
 
 NOW_NS = 10**18
+FOR_EVER_NS = 2**63 - 1
 PLENTY = Amount(2**62, 2**62)
 HOUR_S, DAY_S = 3600.0, 86_400.0
 WEEK = Retention(stale_after_s=7 * DAY_S, keep_newest=1, most_bytes=2**62)

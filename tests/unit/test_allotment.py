@@ -8,10 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsfs.model.allotment import PROBATION, Refusal, allotments, refusal
-from dsfs.model.retention import FOR_EVER_NS, NOTHING, Amount, CachedVersion, Retention
-from tests.rig.cached import DAY_S, NOW_NS, WEEK, room, version
-
-PINNED = {"pinned_until_ns": FOR_EVER_NS}
+from dsfs.model.retention import NOTHING, Amount, CachedVersion, Retention
+from tests.rig.cached import DAY_S, FOR_EVER_NS, NOW_NS, WEEK, room, version
 
 
 def shares(versions: Sequence[CachedVersion], limit: int = 1000, retention: Retention = WEEK) -> dict[str, int]:
@@ -64,8 +62,8 @@ def test_new_version_leaves_alone_what_was_worked_with_lately() -> None:
 
 def test_pinned_versions_have_room_before_all_others() -> None:
     versions = [
-        version("pinned", 300, idle_s=30 * DAY_S, **PINNED),
-        version("pinned too", 0, size=400, users=["n"], **PINNED),
+        version("pinned", 300, idle_s=30 * DAY_S, pinned_until_ns=FOR_EVER_NS),
+        version("pinned too", 0, size=400, users=["n"], pinned_until_ns=FOR_EVER_NS),
         version("job", 0, size=5000, users=["n"], is_reused=True),
     ]
     assert shares(versions) == {"pinned too/v1": 400, "job/v1": 300}
@@ -73,7 +71,7 @@ def test_pinned_versions_have_room_before_all_others() -> None:
 
 def test_versions_of_one_dataset_share_what_it_may_hold() -> None:
     versions = [
-        version("a", 100, number="v0", idle_s=DAY_S, **PINNED),
+        version("a", 100, number="v0", idle_s=DAY_S, pinned_until_ns=FOR_EVER_NS),
         version("a", 0, number="v1", size=5000, users=["n"]),
         version("a", 0, number="v2", size=50, users=["n"]),
     ]

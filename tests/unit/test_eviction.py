@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import pytest
 
+from dsfs.model.allotment import allotments
 from dsfs.model.eviction import Rule, Verdict, judge
-from dsfs.model.retention import ACTIVE_S, FOR_EVER_NS, NOTHING, Amount, CachedSegment, CachedVersion, Retention, Room
-from tests.rig.cached import DAY_S, HOUR_S, NOW_NS, WEEK, Segments, ago, key, room, single_bytes, version
+from dsfs.model.retention import ACTIVE_S, NOTHING, Amount, CachedSegment, CachedVersion, Retention, Room
+from tests.rig.cached import DAY_S, FOR_EVER_NS, HOUR_S, NOW_NS, WEEK, Segments, ago, key, room, single_bytes, version
 
 
 def judged(
@@ -20,7 +21,8 @@ def judged(
     unknown: frozenset[str] = frozenset(),
 ) -> list[Verdict]:
     of = segments or single_bytes(versions)
-    return list(judge(versions, of, there, lambda _: retention, NOW_NS, need=need, unknown=unknown))
+    allotted = allotments(versions, there, lambda _: retention, NOW_NS)
+    return list(judge(versions, of, there, lambda _: retention, allotted, NOW_NS, need=need, unknown=unknown))
 
 
 def leaving(verdicts: list[Verdict]) -> list[tuple[str, str, Rule, int]]:

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from dsfs.model.allotment import allotments
 from dsfs.model.eviction import Rule, Verdict, judge
 from dsfs.model.nodes import VersionKey
-from dsfs.model.retention import FOR_EVER_NS, NOTHING, Amount, CachedSegment, CachedVersion, Retention, Room
-from tests.rig.cached import DAY_S, NOW_NS, ago
+from dsfs.model.retention import NOTHING, Amount, CachedSegment, CachedVersion, Retention, Room
+from tests.rig.cached import DAY_S, FOR_EVER_NS, NOW_NS, ago
 
 IDLE_S = (0.0, 300.0, 900.0, 3600.0, DAY_S, 2 * DAY_S, 6 * DAY_S, 8 * DAY_S, 30 * DAY_S)
 OF_USE = {Rule.MAX_SHARE, Rule.FAIR_SHARE}
@@ -28,8 +28,8 @@ class World:
     need: Amount
 
     def judge(self) -> list[Verdict]:
-        retention_of = self.retentions.__getitem__
-        return list(judge(self.versions, self.segments.__getitem__, self.room, retention_of, NOW_NS, need=self.need))
+        of, retention_of = self.segments.__getitem__, self.retentions.__getitem__
+        return list(judge(self.versions, of, self.room, retention_of, self.allotted(), NOW_NS, need=self.need))
 
     def allotted(self) -> dict[VersionKey, int]:
         return allotments(self.versions, self.room, self.retentions.__getitem__, NOW_NS)
