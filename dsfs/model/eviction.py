@@ -68,10 +68,9 @@ def judge(
 ) -> Iterator[Verdict]:
     """First what has to leave, in this order; then what stays.
 
-    `allotted`: what each version in use may hold (model/allotment).  `need`: so much shall have room below the high
-    watermark.  `unknown`: nodes that may use anything.  A version's
-    segments are asked for when it is chosen, not before, so whoever acts upon a verdict at once holds the segments of
-    one version only.
+    `allotted`: what `allotments` says of the same versions and moment.  `need`: so much shall have room below the high
+    watermark.  `unknown`: nodes that may use anything.  A version's segments are asked for when it is chosen, not
+    before, so whoever acts upon a verdict at once holds the segments of one version only.
     """
     if unknown:
         for version in sorted(versions, key=_by_key):
@@ -83,7 +82,7 @@ def judge(
         plan.held[version.dataset] += version.held.size_bytes
     movable = [version for version in versions if not version.is_pinned(now_ns)]
     idle = [version for version in movable if not version.is_active(now_ns)]
-    for rule, version in sorted(_unwanted(idle, retention_of, now_ns), key=lambda found: _by_worth(found[1])):
+    for version, rule in sorted(_unwanted(idle, retention_of, now_ns), key=lambda found: _by_use(found[0])):
         yield from plan.remove(version, rule)
 
     order = _order(movable, allotted, retention_of, now_ns)
@@ -107,20 +106,24 @@ def _by_key(version: CachedVersion) -> VersionKey:
     return version.key
 
 
+def _by_use(version: CachedVersion) -> tuple[int, VersionKey]:
+    return version.used_ns, version.key
+
+
 def _by_worth(version: CachedVersion) -> tuple[int, VersionKey]:
     return worth_ns(version.used_ns, version.uses), version.key
 
 
 def _unwanted(
     idle: Iterable[CachedVersion], retention_of: RetentionOf, now_ns: int
-) -> Iterator[tuple[Rule, CachedVersion]]:
+) -> Iterator[tuple[CachedVersion, Rule]]:
     """What leaves also where there is room."""
     for version in idle:
         retention = retention_of(version.dataset)
         if not version.is_current:
-            yield Rule.SUPERSEDED, version
+            yield version, Rule.SUPERSEDED
         elif version.idle_s(now_ns) > retention.stale_after_s and version.newer >= retention.keep_newest:
-            yield Rule.STALE, version
+            yield version, Rule.STALE
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsfs.model.allotment import PROBATION, Refusal, allotments, refusal
+from dsfs.model.allotment import PROBATION, Refusal, allotments, foreseen, refusal
 from dsfs.model.retention import NOTHING, Amount, CachedVersion, Retention
 from tests.rig.cached import DAY_S, FOR_EVER_NS, NOW_NS, WEEK, room, version
 
@@ -105,6 +105,15 @@ def test_shares_never_exceed_the_limit_nor_what_a_dataset_may_hold_nor_what_a_ve
     for v in versions:
         if v.key in found:
             assert 0 <= found[v.key] <= min(v.size_bytes, most)
+
+
+def test_room_is_foreseen_for_what_is_read_but_not_beyond_a_share() -> None:
+    job, nearly = version("a", 10, size=500, users=["n"]), version("b", 95, size=100, users=["n"])
+    over, idle = version("c", 300, size=300, users=["n"]), version("d", 50, idle_s=DAY_S)
+    allotted = {job.key: 450, nearly.key: 100, over.key: 200}
+    rates = {found.key: 2.0 for found in (job, nearly, over, idle)}
+    assert foreseen([job, nearly, over, idle], allotted, rates, horizon_s=60) == 120 + 5
+    assert foreseen([job], allotted, {}, horizon_s=60) == 0
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def test_stale_versions_leave_also_where_there_is_room_and_the_newest_stays() ->
     versions = [
         version("a", 5, number="v1", idle_s=20 * DAY_S, newer=1),
         version("a", 5, number="v2", idle_s=30 * DAY_S),
-        version("b", 5, number="v1", idle_s=30 * DAY_S, newer=1),
+        version("b", 5, number="v1", idle_s=30 * DAY_S, uses=9, newer=1),
         version("b", 5, number="v2", idle_s=DAY_S),
         version("c", 5, number="v1", idle_s=6 * DAY_S, newer=1),
     ]
