@@ -48,6 +48,11 @@ def test_version_that_was_used_before_comes_before_a_new_one() -> None:
         version("new", 0, size=400, users=["n"]),
     ]
     assert shares(versions) == {"job/v1": 500, "known/v1": 400, "new/v1": 100}
+    assert shares([versions[0], replace(versions[1], size_bytes=5000), versions[2]]) == {
+        "job/v1": 500,
+        "known/v1": 500,
+        "new/v1": 0,
+    }
 
 
 def test_new_version_leaves_alone_what_was_worked_with_lately() -> None:

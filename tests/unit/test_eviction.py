@@ -162,6 +162,8 @@ def test_what_is_needed_gets_room_below_the_high_watermark() -> None:
 
 def test_what_was_taken_away_before_counts_as_gone() -> None:
     assert leaving(judged([version("a", 85, newer=1)], room(100, 105, leaving=20))) == []
+    low = room(100, 50, leaving=20, free=Amount(10, 100), floor=Amount(30, 100))
+    assert leaving(judged([version("a", 30, newer=1)], low)) == []
 
 
 @pytest.mark.parametrize(
