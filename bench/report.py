@@ -42,6 +42,12 @@ LAYOUTS = {
         "<!-- nfs:begin -->",
         "<!-- nfs:end -->",
     ),
+    "simulate": Layout(
+        (OURS, "LRU", "Belady"),
+        ("LRU", "Belady"),
+        "<!-- simulate:begin -->",
+        "<!-- simulate:end -->",
+    ),
 }
 
 

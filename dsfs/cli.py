@@ -22,7 +22,8 @@ from dsfs import __version__
 from dsfs.admin import streams
 from dsfs.admin.client import ControlClient
 from dsfs.admin.streams import Parts
-from dsfs.config import DEFAULT_PATH, Config, load
+from dsfs.config import DEFAULT_PATH, Config
+from dsfs.config.document import load
 from dsfs.model.errors import BusyError, ConfigError, DaemonUnreachableError, DsfsError, UsageError
 from dsfs.model.printable import printable
 from dsfs.model.quantity import parse_duration

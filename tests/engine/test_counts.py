@@ -10,7 +10,7 @@ import pyfuse3
 import pytest
 
 from dsfs.cache.datasets import Datasets
-from dsfs.config import from_document
+from dsfs.config.document import from_document
 from dsfs.metrics import Metrics
 from dsfs.model.errors import AccessDeniedError
 from dsfs.mount.inodes import ROOT

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dsfs.config import load
+from dsfs.config.document import load
 from dsfs.doctor import directory, nfs, pair
 from dsfs.doctor.check import Area
 from dsfs.doctor.examine import examine

@@ -14,7 +14,8 @@ import pytest
 
 from dsfs import cli
 from dsfs.admin.launch import StartError
-from dsfs.config import Config, load
+from dsfs.config import Config
+from dsfs.config.document import load
 from dsfs.logs import LogWriter
 from dsfs.model.errors import BusyError, DsfsError, NotFoundError, UsageError
 from tests.unit.fake_daemon import NOW_S, WARM, FakeDaemon

@@ -10,7 +10,8 @@ import pytest
 from dsfs.admin import preflight as preflight_module
 from dsfs.admin.config_text import to_json, to_toml
 from dsfs.admin.preflight import preflight
-from dsfs.config import Config, from_document, load
+from dsfs.config import Config
+from dsfs.config.document import from_document, load
 from dsfs.model.errors import ConfigError, NotFoundError
 from dsfs.model.s3url import S3Url
 from dsfs.storage.mounts import Mount
@@ -80,6 +81,14 @@ def test_listed_dataset_has_from_origin_and_mount_what_it_leaves_out() -> None:
     assert dataset.endpoint_url == "http://127.0.0.1:9000"
     assert (dataset.owner.id, dataset.group.id) == (1000, 0)
     assert (dataset.mode, dataset.dir_mode) == (0o440, 0o550)
+
+
+def test_dataset_is_kept_like_all_others_but_for_what_it_says_itself() -> None:
+    text = EXAMPLE.replace("[memory]", '[retention]\nstale_after = "2d"\nmax_share = "40%"\n[memory]')
+    config = config_of(text + 'keep_newest = 3\nmax_share = "1TiB"\n')
+    speech, vision = config.dataset("speech"), config.dataset("vision")
+    assert (speech.stale_after_s, speech.keep_newest, str(speech.max_share)) == (2 * 86_400, 3, "1TiB")
+    assert (vision.stale_after_s, vision.keep_newest, str(vision.max_share)) == (2 * 86_400, 1, "40%")
 
 
 def test_dataset_found_at_the_origin_lies_below_its_url() -> None:
@@ -178,6 +187,22 @@ def test_problem_is_named_with_file_key_value_and_what_is_expected(old: str, new
 )
 def test_problem_in_a_further_table_is_named(addition: str, problem: str) -> None:
     (found,) = problems_of(f"{EXAMPLE}\n{addition}\n")
+    assert problem in found
+
+
+@pytest.mark.parametrize(
+    ("keys", "problem"),
+    [
+        ('high_watermark = "80%"', "low_watermark: 80% is not below high_watermark, 80%"),
+        ('low_watermark = "1900GiB"', "low_watermark: 1900GiB is not below high_watermark, 90%"),
+        ('high_watermark = "3TiB"', "high_watermark: 3TiB is more than [backing] limit"),
+        ('high_watermark = "101%"', "expected a percentage such as"),
+        ('stale_after = "5m"', 'stale_after: "5m": expected 1h to 3650d'),
+        ("keep_newest = -1", "keep_newest: -1: expected a whole number, 0 to 1000"),
+    ],
+)
+def test_retention_that_contradicts_itself_is_refused(keys: str, problem: str) -> None:
+    (found,) = problems_of(EXAMPLE.replace("[memory]", f"[retention]\n{keys}\n[memory]"))
     assert problem in found
 
 

@@ -10,7 +10,6 @@ How the list is printed is admin/config_text.py.
 
 import grp
 import pwd
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
@@ -18,7 +17,7 @@ from types import MappingProxyType
 from typing import Any
 
 from dsfs.model import setting
-from dsfs.model.errors import ConfigError, NotFoundError
+from dsfs.model.errors import NotFoundError
 from dsfs.model.printable import printable
 from dsfs.model.quantity import Share
 from dsfs.model.s3url import S3Url
@@ -27,6 +26,9 @@ DEFAULT_PATH = Path("/etc/dsfs/dsfs.toml")
 LEVELS = ("debug", "info", "warning", "error")
 LEAST_MEMORY = "64MiB"
 LEAST_BACKING = "1MiB"
+
+STALE_AFTER = setting.duration(at_least="1h", at_most="3650d")
+KEEP_NEWEST = setting.count(at_least=0, at_most=1000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ GROUP = _account_kind("group", lambda name: grp.getgrnam(name).gr_gid)
 
 def module_names() -> frozenset[str]:
     """The names that log.levels may hold: the packages and modules of dsfs ("cache", "cache.fetch")."""
-    root = Path(__file__).parent
+    root = Path(__file__).parents[1]
     relative = (path.relative_to(root) for path in root.rglob("*.py"))
     modules = (
         path.parent.parts if path.name == "__init__.py" else path.with_suffix("").parts for path in relative
@@ -162,6 +164,28 @@ class BackingConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RetentionConfig:
+    """[retention]: what leaves the cache, and when."""
+
+    stale_after_s: float = _key(STALE_AFTER, "A version that nobody used for so long leaves.", "7d")
+    high_watermark: Share = _key(
+        setting.SHARE, "Above it, what is used least leaves; of backing.limit or as a size.", "90%"
+    )
+    low_watermark: Share = _key(
+        setting.SHARE, "Down to it; of backing.limit or as a size.", "80%"
+    )
+    keep_newest: int = _key(KEEP_NEWEST, "So many of the newest versions of a dataset never become stale.", 1)
+    max_share: Share = _key(
+        setting.SHARE, "The most that one dataset may hold; of backing.limit or as a size.", "100%"
+    )
+    grace_s: float = _key(
+        setting.duration(at_least="0s", at_most="1d"),
+        "What leaves is hidden first, and deleted after so long.",
+        "10m",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryConfig:
     """[memory]: what the daemon may use."""
 
@@ -203,6 +227,13 @@ class DatasetConfig:
     owner: Account = _key(OWNER, "The user that owns its files and directories.", inherits="mount.owner")
     group: Account = _key(GROUP, "The group that owns its files and directories.", inherits="mount.group")
     mode: int = _key(setting.MODE, "Mode of its files.", inherits="mount.mode")
+    stale_after_s: float = _key(
+        STALE_AFTER, "Its versions leave when unused for so long.", inherits="retention.stale_after"
+    )
+    keep_newest: int = _key(
+        KEEP_NEWEST, "So many of its newest versions never become stale.", inherits="retention.keep_newest"
+    )
+    max_share: Share = _key(setting.SHARE, "The most that it may hold.", inherits="retention.max_share")
 
     @property
     def dir_mode(self) -> int:
@@ -222,6 +253,7 @@ class Config:
     )
     origin: OriginConfig = field(default_factory=OriginConfig)
     backing: BackingConfig
+    retention: RetentionConfig = field(default_factory=RetentionConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     mount: MountConfig = field(default_factory=MountConfig)
     log: LogConfig = field(default_factory=LogConfig)
@@ -247,13 +279,14 @@ class Config:
                 return dataset
         if self.origin.url is None:
             raise NotFoundError(f"no dataset is named {printable(name)}")
-        return DatasetConfig(name=name, **_inherited(name, self.origin, self.mount))
+        return DatasetConfig(name=name, **inherited(name, {title: getattr(self, title) for title in SECTIONS}))
 
 
 SECTIONS: Mapping[str, type[Any]] = MappingProxyType(
     {
         "origin": OriginConfig,
         "backing": BackingConfig,
+        "retention": RetentionConfig,
         "memory": MemoryConfig,
         "mount": MountConfig,
         "log": LogConfig,
@@ -271,124 +304,18 @@ def toml_name(f: "Field[Any]") -> str:
     return f.name.removesuffix("_s").removesuffix("_bytes")
 
 
-def _inherited(name: str, origin: OriginConfig, mount: MountConfig) -> dict[str, Any]:
-    """What a dataset has for the keys its [[dataset]] leaves out; no `url` where there is no origin.url."""
-    tables = {"origin": origin, "mount": mount}
+def inherited(name: str, tables: Mapping[str, Any]) -> dict[str, Any]:
+    """What a dataset has for the keys its [[dataset]] leaves out, given the sections by title.
+
+    No `url` where there is no origin.url.
+    """
     values = {}
     for attribute, key in keys_of(DatasetConfig).values():
-        table, _, source = key.inherits.partition(".")
+        title, _, source = key.inherits.partition(".")
         if key.inherits and attribute != "url":
-            values[attribute] = getattr(tables[table], source)
+            source_attribute, _ = keys_of(SECTIONS[title])[source]
+            values[attribute] = getattr(tables[title], source_attribute)
+    origin = tables["origin"]
     if origin.url is not None:
         values["url"] = origin.url.below(name)
     return values
-
-
-def load(path: Path) -> Config:
-    """The configuration in the TOML file `path`; ConfigError says all that is wrong with it."""
-    try:
-        text = path.read_bytes().decode()
-    except OSError as exc:
-        raise ConfigError(f"{path}: cannot be read: {exc.strerror}") from None
-    except UnicodeDecodeError as exc:
-        raise ConfigError(f"{path}: not UTF-8 text (byte {exc.start})") from None
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as exc:
-        raise ConfigError(f"{path}: not valid TOML: {printable(str(exc))}") from None
-    return from_document(document, path)
-
-
-def from_document(document: Mapping[str, Any], source: Path = DEFAULT_PATH) -> Config:
-    """The configuration in a parsed TOML document; `source` is what messages call it."""
-    problems: list[str] = []
-
-    def stop_at_problems() -> None:
-        if problems:
-            raise ConfigError("\n".join(f"{source}: {problem}" for problem in problems))
-
-    raw = dict(document)
-    raw_datasets = raw.pop("dataset", [])
-    raw_sections = {name: raw.pop(name, {}) for name in SECTIONS}
-    top = _values(Config, raw, "", problems, also_known=("dataset", *SECTIONS))
-    sections = {
-        name: _values(section, raw_sections[name], f"[{name}]", problems)
-        for name, section in SECTIONS.items()
-    }
-    if not isinstance(raw_datasets, list):
-        problems.append("[dataset]: there may be several: write [[dataset]]")
-        raw_datasets = []
-    datasets = [_values(DatasetConfig, raw, _where(i, raw), problems) for i, raw in enumerate(raw_datasets)]
-    stop_at_problems()
-
-    tables: dict[str, Any] = {name: section(**sections[name]) for name, section in SECTIONS.items()}
-    resolved = []
-    for i, given in enumerate(datasets):
-        values = _inherited(given["name"], tables["origin"], tables["mount"]) | given
-        if "url" in values:
-            resolved.append(DatasetConfig(**values))
-        else:
-            problems.append(f"{_where(i, given)} url: missing (there is no [origin] url it could lie below)")
-    config = Config(**top, **tables, datasets=tuple(resolved), source=source)
-    if not raw_datasets and config.origin.url is None:
-        problems.append("[origin] url: missing, and no [[dataset]] either: one of them is needed")
-    problems += _contradictions(config)
-    stop_at_problems()
-    return config
-
-
-def _where(position: int, dataset: object) -> str:
-    """What a message calls a [[dataset]]: by its name if it has one, else by its position."""
-    name = dataset.get("name") if isinstance(dataset, Mapping) else None
-    return f"[[dataset]] {setting.shown(name) if isinstance(name, str) else f'number {position + 1}'}"
-
-
-def _values(
-    section: type[Any], raw: object, where: str, problems: list[str], also_known: tuple[str, ...] = ()
-) -> dict[str, Any]:
-    """The values of the keys that are given, by field name; what is wrong is added to `problems`."""
-    if not isinstance(raw, Mapping):
-        problems.append(f"{where}: expected a table, found {setting.shown(raw)}")
-        return {}
-    keys = keys_of(section)
-    values = {}
-    for name, (attribute, key) in keys.items():
-        if name in raw:
-            try:
-                values[attribute] = key.kind.parse(raw[name])
-            except ValueError as exc:
-                problems.append(f"{where} {name}: {setting.shown(raw[name])}: {printable(str(exc))}".lstrip())
-        elif key.default is None and not key.inherits:
-            problems.append(f"{where} {name}: missing (expected {key.kind.expected})".lstrip())
-    for name in raw:
-        if name not in keys:
-            hint = setting.nearest(name, [*keys, *also_known]) or _elsewhere(name)
-            problems.append(f"{where} {printable(name)}: unknown key{hint}".lstrip())
-    return values
-
-
-def _elsewhere(name: str) -> str:
-    homes = [f"[{title}]" for title, section in SECTIONS.items() if name in keys_of(section)]
-    return f" (it belongs in {' or '.join(homes)})" if homes else ""
-
-
-def _contradictions(config: Config) -> list[str]:
-    """What cannot be right although every single value is."""
-    problems = []
-    mountpoint, state_dir, backing = config.mountpoint, config.state_dir, config.backing.path
-    if mountpoint == Path("/"):
-        return ["mountpoint: cannot be /"]
-    if state_dir == backing:
-        problems.append(f"[backing] path: {backing} is the state_dir; every node needs its own")
-    if state_dir.is_relative_to(mountpoint):
-        problems.append(
-            f"state_dir: {state_dir} lies below the mountpoint {mountpoint}: dsfs would wait for itself"
-        )
-    if backing.is_relative_to(mountpoint):
-        problems.append(
-            f"[backing] path: {backing} lies below the mountpoint {mountpoint}: dsfs would wait for itself"
-        )
-    names = [dataset.name for dataset in config.datasets]
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    problems += [f"[[dataset]] {setting.shown(name)}: more than one has this name" for name in repeated]
-    return problems

@@ -1,0 +1,1 @@
+"""The policy of the cache on traces of reads, without I/O, beside LRU and the optimum."""
