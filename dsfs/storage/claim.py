@@ -18,6 +18,9 @@ from dsfs.storage.filling import Filling
 from dsfs.storage.presence import MISSING
 from dsfs.storage.segment import SegmentFile
 
+# So long it is believed that a filling goes on.  The map of one that was sealed says that all blocks are there, and in
+# that of one that was dropped the node fills in vain.
+CURRENT_S = 0.5
 ATTEMPTS = 4  # at finding out how far a claim may reach, while other nodes claim and let go
 
 
@@ -46,7 +49,7 @@ def claim(file: SegmentFile, first: int, end: int) -> Claim:
     BlockLostError if the segment was sealed or dropped, or lost its claims, at this moment: ask again.  OSError if the
     medium fails or cannot lock.
     """
-    with _present(file), file.in_use(begin=True) as filling:
+    with _present(file), file.in_use(begin=True, believed_s=CURRENT_S) as filling:
         if filling is None:
             return Claim(Answer.RESIDENT, end)
         is_ours, lock_end = _lock(filling, first, end)

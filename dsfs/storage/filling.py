@@ -36,8 +36,6 @@ from dsfs.storage.sealed import Stamp, stamp_of
 
 log = logging.getLogger(__name__)
 
-CURRENT_S = 0.5  # so long it is believed that other nodes have not sealed or dropped the segment
-
 
 class UnsealError(Exception):
     """A sealed file that somebody changed cannot be made one that is being filled (a read-only or full medium)."""
@@ -181,14 +179,13 @@ class Filling(OpenFiles):
         os.close(self.data.fd)
         os.close(self._map_fd)
 
-    def is_current(self) -> bool:
+    def is_current(self, believed_s: float) -> bool:
         """Whether the map still has a name: who seals or drops the segment takes it away.
 
-        What an NFS server said is believed for a moment.  Who goes on in it with a map that has none any more finds all
-        blocks there (it was sealed), or fills in vain (it was dropped).
+        What an NFS server said is believed for so long.
         """
         now_s = time.monotonic()
-        if self._fs.is_network and now_s - self._current_s < CURRENT_S:
+        if self._fs.is_network and now_s - self._current_s < believed_s:
             return True
         try:
             is_current = attributes_of(self._map_fd, anew=self._fs.is_network).links > 0

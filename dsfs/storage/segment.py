@@ -87,14 +87,17 @@ class SegmentFile:
             if self.state is State.CLOSED:
                 self._look()
 
-    def look_again(self, *, anew: bool = False) -> None:
-        """Find out what others have begun, sealed or dropped; `anew`: do without what is open.  May raise OSError."""
+    def look_again(self, *, anew: bool = False, believed_s: float = 0.0) -> None:
+        """Find out what others have begun, sealed or dropped.  May raise OSError.
+
+        `anew`: do without what is open; `believed_s`: how old the news that a filling goes on may be.
+        """
         with self._lock:
             is_closed = self.state in (State.CLOSED, State.ABSENT)
             if anew or is_closed or not (self._sealed is None or self._sealed.is_intact()):
                 self._become_absent()
                 self._look()
-            elif self._filling is not None and not self._filling.is_current():
+            elif self._filling is not None and not self._filling.is_current(believed_s):
                 self._begin_again()
 
     def _look(self) -> None:
@@ -180,7 +183,7 @@ class SegmentFile:
             raise BlockLostError(f"segment {self.identity} was sealed or removed while it was being filled") from exc
 
     @contextmanager
-    def in_use(self, *, begin: bool = False) -> Iterator[Filling | None]:
+    def in_use(self, *, begin: bool = False, believed_s: float = 0.0) -> Iterator[Filling | None]:
         """The open files of the filling, which stay open until the end of the block; None if there are none.
 
         `begin`: make them if there are none yet, and look whether they are still those of the segment: None only if it
@@ -188,14 +191,14 @@ class SegmentFile:
         """
         with ExitStack() as inside:
             with self._lock:
-                filling = self._begin_filling() if begin else self._filling
+                filling = self._begin_filling(believed_s) if begin else self._filling
                 if filling is not None:
                     inside.enter_context(filling.inside())
             yield filling
 
-    def _begin_filling(self) -> Filling | None:
+    def _begin_filling(self, believed_s: float = 0.0) -> Filling | None:
         """The open files, made if there are none; None if the segment is sealed."""
-        self.look_again()
+        self.look_again(believed_s=believed_s)
         if self.state is State.ABSENT:
             self._start(Filling.create(self._place))
         return self._filling
