@@ -8,6 +8,7 @@ import ctypes
 import errno
 import fcntl
 import itertools
+import mmap
 import os
 import uuid
 from collections.abc import Iterator
@@ -96,6 +97,16 @@ def refresh_names(folder: Path, fs: FileSystem) -> None:
 def refresh_attributes(fd: int) -> None:
     """Make an NFS client ask the server for the attributes of the open file (1 GETATTR)."""
     _ask_server(fd, b"", _AT_EMPTY_PATH)
+
+
+def mtime_ns(path: Path) -> int:
+    """The mtime of the file as the server has it now (1 GETATTR; the name is looked up as `refresh_names` says)."""
+    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)  # O_PATH: nothing is opened at the server
+    try:
+        refresh_attributes(fd)
+        return os.fstat(fd).st_mtime_ns
+    finally:
+        os.close(fd)
 
 
 def _ask_server(fd: int, path: bytes, flags: int) -> None:
@@ -251,3 +262,25 @@ class DirectFile:
             raise exc
         self.is_direct = False
         fcntl.fcntl(self.fd, fcntl.F_SETFL, fcntl.fcntl(self.fd, fcntl.F_GETFL) & ~os.O_DIRECT)
+
+
+def replace_direct(path: Path, content: bytes) -> None:
+    """Make `content`, filled up with blanks, the file at `path` by a rename.
+
+    With O_DIRECT: a process with dirty pages cannot be killed while the server is gone.
+    """
+    new = unfinished(path)
+    room = mmap.mmap(-1, pages(len(content)))
+    room.write(content.ljust(len(room)))
+    try:
+        file = DirectFile(new, size=0)
+        try:
+            file.write(memoryview(room), len(room), 0)
+        finally:
+            os.close(file.fd)
+        reach("direct.rename")
+        os.rename(new, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            remove(new)
+        raise
