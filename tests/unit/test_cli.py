@@ -16,8 +16,15 @@ from dsfs import cli
 from dsfs.admin.launch import StartError
 from dsfs.config import Config, load
 from dsfs.logs import LogWriter
-from dsfs.model.errors import BusyError, DsfsError, NotFoundError, UsageError
-from tests.unit.fake_daemon import NOW_S, WARM, FakeDaemon
+from dsfs.model.errors import (
+    BackingError,
+    BusyError,
+    DaemonUnreachableError,
+    DsfsError,
+    NotFoundError,
+    UsageError,
+)
+from tests.unit.fake_daemon import EVENT, NOW_S, WARM, FakeDaemon
 
 
 @pytest.fixture
@@ -66,6 +73,13 @@ def test_changes_say_what_they_did(page_of: Callable[..., str]) -> None:
     assert page_of("warm", "--stop", "speech/v1") == "speech/v1: 2 stopped\n"
     assert page_of("warm", "--list").splitlines()[1] == "3.00 KiB missing: drifted"
     assert page_of("metrics") == "dsfs_fill_bytes_total 5\n"
+    assert page_of("pin", "speech/v1").splitlines()[1].startswith("speech/v1  pinned")
+    assert page_of("unpin", "speech/v1") == "speech/v1: unpinned\n"
+    assert len(page_of("pins").splitlines()) == 2
+    event, left_out, damaged = page_of("events").splitlines()
+    assert event.endswith("  gpu1  speech/v1 dropped 4.00 KiB (by ann\\n)")
+    assert left_out.startswith("3 older ones are left out")
+    assert damaged == "2 lines cannot be understood and are left out"
 
 
 @pytest.mark.parametrize(
@@ -87,6 +101,20 @@ def test_changes_say_what_they_did(page_of: Callable[..., str]) -> None:
         ),
         (["warm", "--list"], ("warms", {})),
         (["warm", "--stop", "speech/v1"], ("warm_stop", {"target": "speech/v1"})),
+        (["pin", "speech/v1"], ("pin", {"target": "speech/v1", "note": ""})),
+        (
+            ["pin", "speech/v1", "--until", "30d", "--note", "paper"],
+            ("pin", {"target": "speech/v1", "note": "paper", "for_s": 2_592_000.0}),
+        ),
+        (
+            ["pin", "speech/v1", "--until", "2027-01-31T18:00Z"],
+            ("pin", {"target": "speech/v1", "note": "", "until_s": 1_801_418_400.0}),
+        ),
+        (["unpin", "speech/v1"], ("unpin", {"target": "speech/v1"})),
+        (["pins"], ("pins", {})),
+        (["events"], ("events", {"target": None})),
+        (["events", "speech", "--since", "2h"], ("events", {"target": "speech", "last_s": 7200.0})),
+        (["events", "--since", "2027-01-31T18:00Z"], ("events", {"target": None, "since_s": 1_801_418_400.0})),
     ],
 )
 def test_json_is_what_the_daemon_answered(
@@ -97,7 +125,7 @@ def test_json_is_what_the_daemon_answered(
     assert daemon.asked == [asked]
 
 
-@pytest.mark.parametrize("verb", ["status", "drop", "refresh"])
+@pytest.mark.parametrize("verb", ["status", "drop", "refresh", "pin", "unpin", "events"])
 def test_version_may_be_a_path_of_the_mount(
     daemon: FakeDaemon, page_of: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
@@ -124,6 +152,31 @@ def test_warm_that_is_waited_for_and_does_not_complete_is_a_failure(
     )
     daemon.answers["warm"] = WARM | {"state": "complete", "missing": []}
     assert cli.main(command) == 0
+
+
+def test_events_are_followed_until_somebody_interrupts_it(
+    daemon: FakeDaemon, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also past a backing directory that is silent for a while, and a daemon that ends."""
+    silent = BackingError("it is silent")
+    gone = DaemonUnreachableError("gone")
+    answers: list[object] = [silent, silent, daemon.answers["events"], gone, KeyboardInterrupt]
+
+    def next_answer(seconds: float) -> None:
+        answer = answers.pop(0)
+        if answer is KeyboardInterrupt:
+            raise KeyboardInterrupt
+        daemon.answers["events"] = answer
+
+    monkeypatch.setattr("dsfs.admin.commands.time.sleep", next_answer)
+    assert cli.main(["events", "-f", "--json", "--socket", str(daemon.path)]) == 130
+    said = capsys.readouterr()
+    assert [json.loads(line) for line in said.out.splitlines()] == [EVENT, EVENT]
+    assert said.err == "dsfs: it is silent\ndsfs: gone\n"
+    asked = [args.get("read_until") for _, args in daemon.asked]
+    assert asked == [None, *[{"a.1.jsonl": 7}] * 4]
+    daemon.answers["events"] = silent
+    assert cli.main(["events", "-f", "--socket", str(daemon.path)]) == 1
 
 
 def test_path_inside_the_mount_may_be_relative_or_behind_a_link(
@@ -174,6 +227,7 @@ def test_without_a_daemon_the_code_is_its_own(config: Path, capsys: pytest.Captu
         (["warm", "--stop"], "expected NAME/VERSION, or --list (see dsfs warm --help)"),
         (["mount", "--timeout", "5"], "argument --timeout: '5': expected a duration with its unit"),
         (["ls", "--config", "a", "--socket", "b"], "not allowed with argument"),
+        (["pin", "speech/v1", "--until", "soon"], "argument --until: 'soon': expected a date such as"),
         ([], "the following arguments are required: COMMAND (see dsfs --help)"),
     ],
 )
@@ -266,7 +320,7 @@ def test_interrupt_is_quiet(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "load", interrupted)
+    monkeypatch.setattr("dsfs.admin.commandline.load", interrupted)
     assert cli.main(["status"]) == 130
     assert capsys.readouterr() == ("", "")
 
@@ -277,7 +331,7 @@ def test_bug_is_a_traceback_and_its_own_code(
     def broken(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(cli, "load", broken)
+    monkeypatch.setattr("dsfs.admin.commandline.load", broken)
     assert cli.main(["status"]) == 70
     assert "ZeroDivisionError" in capsys.readouterr().err
 
