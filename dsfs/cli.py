@@ -11,25 +11,29 @@ import io
 import json
 import os
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from dsfs import __version__
 from dsfs.admin import streams
-from dsfs.admin.client import ControlClient
+from dsfs.admin.commandline import (
+    add_command,
+    configuration,
+    daemon,
+    in_mount,
+    json_text,
+    page,
+    version_in_mount,
+)
+from dsfs.admin.commands import add_commands
 from dsfs.admin.streams import Parts
 from dsfs.config import DEFAULT_PATH, Config
-from dsfs.config.document import load
 from dsfs.model.errors import BusyError, ConfigError, DaemonUnreachableError, DsfsError, UsageError
 from dsfs.model.printable import printable
 from dsfs.model.quantity import parse_duration
-
-if TYPE_CHECKING:
-    from dsfs.admin.render import Page
 
 EXIT_CODES: Mapping[int, str] = MappingProxyType(
     {
@@ -122,21 +126,14 @@ def _parser() -> argparse.ArgumentParser:
     _add_lifecycle(commands, which, either)
     _add_questions(commands, [either, as_json])
     _add_warm(commands, [either, as_json])
+    add_commands(commands, [either, as_json])
     _add_config(commands, [which, as_json])
     _add_doctor(commands, [which, as_json])
     return parser
 
 
-def _command(
-    commands: Any, name: str, run: Callable[[argparse.Namespace], str | Parts], help: str, parents: Sequence[Any]
-) -> argparse.ArgumentParser:
-    command: argparse.ArgumentParser = commands.add_parser(name, help=help, description=help, parents=parents)
-    command.set_defaults(run=run)
-    return command
-
-
 def _add_lifecycle(commands: Any, which: argparse.ArgumentParser, either: argparse.ArgumentParser) -> None:
-    mount = _command(commands, "mount", _mount, "start a daemon; returns when the mount answers", [which])
+    mount = add_command(commands, "mount", _mount, "start a daemon; returns when the mount answers", [which])
     mount.add_argument("--foreground", action="store_true", help="be the daemon, as systemd wants it")
     mount.add_argument(
         "--force", action="store_true", help="also where the mountpoint is not empty, or the backing directory is gone"
@@ -144,7 +141,7 @@ def _add_lifecycle(commands: Any, which: argparse.ArgumentParser, either: argpar
     mount.add_argument(
         "--timeout", type=_duration, default=60.0, metavar="T", help="wait for it so long (60s)"
     )
-    unmount = _command(commands, "unmount", _unmount, "end the daemon and its mount", [either])
+    unmount = add_command(commands, "unmount", _unmount, "end the daemon and its mount", [either])
     unmount.add_argument(
         "--now",
         "--lazy",
@@ -157,25 +154,27 @@ def _add_lifecycle(commands: Any, which: argparse.ArgumentParser, either: argpar
 
 
 def _add_questions(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> None:
-    ls = _command(commands, "ls", _ls, "list datasets, versions or files, and how much is resident", parents)
+    ls = add_command(commands, "ls", _ls, "list datasets, versions or files, and how much is resident", parents)
     ls.add_argument("target", nargs="?", metavar="NAME[/VERSION[/PATH]]", help="or a path of the mount")
-    status = _command(
+    status = add_command(
         commands, "status", _status, "the state of the daemon, the origins, the backing and versions", parents
     )
     subject = status.add_mutually_exclusive_group()
     subject.add_argument("target", nargs="?", metavar="NAME[/VERSION]", help="or a path of the mount")
     subject.add_argument("--nodes", action="store_true", help="all nodes that share the backing directory")
-    why = _command(commands, "why", _why, "where the bytes of a file come from, and why", parents)
+    why = add_command(commands, "why", _why, "where the bytes of a file come from, and why", parents)
     why.add_argument("path", metavar="PATH", help="a path of the mount, or NAME/VERSION/PATH")
-    drop = _command(commands, "drop", _drop, "delete the resident bytes of a version", parents)
-    refresh = _command(commands, "refresh", _refresh, "list a version again", parents)
+    drop = add_command(commands, "drop", _drop, "delete the resident bytes of a version", parents)
+    refresh = add_command(commands, "refresh", _refresh, "list a version again", parents)
     for command in (drop, refresh):
         command.add_argument("target", metavar="NAME/VERSION", help="or a path of the mount")
-    _command(commands, "metrics", _metrics, "all counters, in the Prometheus text format", parents)
+    add_command(commands, "metrics", _metrics, "all counters, in the Prometheus text format", parents)
 
 
 def _add_warm(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> None:
-    warm = _command(commands, "warm", _warm, "make a version resident ahead of its use, or see and stop that", parents)
+    warm = add_command(
+        commands, "warm", _warm, "make a version resident ahead of its use, or see and stop that", parents
+    )
     warm.add_argument("target", nargs="?", metavar="NAME/VERSION", help="or a path of the mount")
     warm.add_argument(
         "--path", metavar="GLOB", help='only these files, such as "train/**/*.jpg"; a directory is all below it'
@@ -196,12 +195,12 @@ def _add_config(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> No
     actions = commands.add_parser("config", help=help, description=help).add_subparsers(
         metavar="ACTION", required=True
     )
-    _command(actions, "check", _config_check, "say whether it can be used", parents)
-    _command(actions, "show", _config_show, "print what is in effect, with defaults and help", parents)
+    add_command(actions, "check", _config_check, "say whether it can be used", parents)
+    add_command(actions, "show", _config_show, "print what is in effect, with defaults and help", parents)
 
 
 def _add_doctor(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> None:
-    doctor = _command(commands, "doctor", _doctor, "check node, NFS mount, backing directory and origin", parents)
+    doctor = add_command(commands, "doctor", _doctor, "check node, NFS mount, backing directory and origin", parents)
     doctor.add_argument(
         "--with", dest="other", metavar="NODE", help="a node that runs it, too, --with this one: what one cannot see"
     )
@@ -217,55 +216,10 @@ def _duration(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{text!r}: {exc}") from None
 
 
-def _config(args: argparse.Namespace) -> Config:
-    return load(Path(os.path.abspath(args.config or DEFAULT_PATH)))
-
-
-def _daemon(args: argparse.Namespace) -> tuple[ControlClient, Path | None]:
-    """The daemon that is meant, and its mountpoint where the configuration says it."""
-    if args.socket is not None:
-        return ControlClient(Path(os.path.abspath(args.socket))), None
-    config = _config(args)
-    return ControlClient(config.control_socket), config.mountpoint
-
-
-def _in_mount(path: str, mountpoint: Path | None) -> str:
-    """What the daemon should understand by a path: also one relative to a directory inside the mount.
-
-    NAME/VERSION/PATH stays as it is.  A symbolic link that leads into the mount is followed.
-    """
-    if mountpoint is None:
-        return path
-    absolute = os.path.abspath(path)
-    if not path.startswith("/"):
-        return absolute if Path(absolute).is_relative_to(mountpoint) else path
-    if Path(absolute).is_relative_to(mountpoint):
-        return absolute
-    resolved = os.path.realpath(absolute)
-    return resolved if Path(resolved).is_relative_to(mountpoint) else absolute
-
-
-def _version_in_mount(target: str, mountpoint: Path | None) -> str:
-    """As `_in_mount`; so deep inside the mount that a relative path names no version, the target is NAME/VERSION."""
-    found = _in_mount(target, mountpoint)
-    is_too_deep = mountpoint is not None and found != target and len(Path(found).relative_to(mountpoint).parts) > 2
-    return target if is_too_deep and not target.startswith("/") else found
-
-
-def _json(answer: object) -> str:
-    return json.dumps(answer, indent=2) + "\n"
-
-
-def _page() -> "Page":
-    from dsfs.admin.render import Page
-
-    return Page(time.time(), is_terminal=sys.stdout.isatty())
-
-
 def _mount(args: argparse.Namespace) -> str:
     from dsfs.admin.preflight import preflight
 
-    config = _config(args)
+    config = configuration(args)
     warnings = preflight(config)
     if args.foreground:
         _be_daemon(config, warnings, force=args.force)
@@ -300,7 +254,7 @@ def _be_daemon(config: Config, warnings: Sequence[str], *, force: bool) -> None:
 def _unmount(args: argparse.Namespace) -> str:
     from dsfs.admin.unmount import unmount
 
-    client, mountpoint = _daemon(args)
+    client, mountpoint = daemon(args)
     done = unmount(
         client, mountpoint, now=args.now, timeout_s=args.timeout, tell=lambda line: streams.complain(f"dsfs: {line}")
     )
@@ -308,41 +262,41 @@ def _unmount(args: argparse.Namespace) -> str:
 
 
 def _ls(args: argparse.Namespace) -> str:
-    client, mountpoint = _daemon(args)
-    target = _in_mount(args.target, mountpoint) if args.target else None
+    client, mountpoint = daemon(args)
+    target = in_mount(args.target, mountpoint) if args.target else None
     answer = client.call("ls", {"target": target})
-    return _json(answer) if args.json else _page().ls(answer)
+    return json_text(answer) if args.json else page().ls(answer)
 
 
 def _status(args: argparse.Namespace) -> str:
-    client, mountpoint = _daemon(args)
+    client, mountpoint = daemon(args)
     if args.nodes:
         answer = client.call("nodes")
-        return _json(answer) if args.json else _page().nodes(answer)
-    answer = client.call("status", {"target": _version_in_mount(args.target, mountpoint)} if args.target else {})
-    return _json(answer) if args.json else _page().status(answer)
+        return json_text(answer) if args.json else page().nodes(answer)
+    answer = client.call("status", {"target": version_in_mount(args.target, mountpoint)} if args.target else {})
+    return json_text(answer) if args.json else page().status(answer)
 
 
 def _why(args: argparse.Namespace) -> str:
-    client, mountpoint = _daemon(args)
-    answer = client.call("why", {"path": _in_mount(args.path, mountpoint)})
-    return _json(answer) if args.json else _page().why(answer)
+    client, mountpoint = daemon(args)
+    answer = client.call("why", {"path": in_mount(args.path, mountpoint)})
+    return json_text(answer) if args.json else page().why(answer)
 
 
 def _drop(args: argparse.Namespace) -> str:
-    client, mountpoint = _daemon(args)
-    answer = client.call("drop", {"target": _version_in_mount(args.target, mountpoint)}, timeout_s=None)
+    client, mountpoint = daemon(args)
+    answer = client.call("drop", {"target": version_in_mount(args.target, mountpoint)}, timeout_s=None)
     if args.json:
-        return _json(answer)
+        return json_text(answer)
     dropped = f"{answer['dropped_bytes']:,} bytes of {answer['segments']:,} segments dropped"
     return printable(f"{answer['dataset']}/{answer['version']}: {dropped}") + "\n"
 
 
 def _refresh(args: argparse.Namespace) -> str:
-    client, mountpoint = _daemon(args)
-    answer = client.call("refresh", {"target": _version_in_mount(args.target, mountpoint)}, timeout_s=None)
+    client, mountpoint = daemon(args)
+    answer = client.call("refresh", {"target": version_in_mount(args.target, mountpoint)}, timeout_s=None)
     if args.json:
-        return _json(answer)
+        return json_text(answer)
     change = f"instead of {answer['previous']}" if answer["changed"] else "as before"
     held = f"generation {answer['generation']} {change}, {answer['files']:,} files, {answer['bytes']:,} bytes"
     return printable(f"{answer['dataset']}/{answer['version']}: {held}") + "\n"
@@ -353,10 +307,10 @@ def _warm(args: argparse.Namespace) -> str | Parts:
 
     if not args.target and not args.list:
         raise UsageError("expected NAME/VERSION, or --list (see dsfs warm --help)")
-    client, mountpoint = _daemon(args)
+    client, mountpoint = daemon(args)
     if args.list:
         return listed(client, as_json=args.json)
-    target = _version_in_mount(args.target, mountpoint)
+    target = version_in_mount(args.target, mountpoint)
     if args.stop:
         return stopped(client, target, as_json=args.json)
     asked = {"target": target, "path": args.path, "nodes": args.nodes}
@@ -364,29 +318,29 @@ def _warm(args: argparse.Namespace) -> str | Parts:
 
 
 def _metrics(args: argparse.Namespace) -> str:
-    client, _ = _daemon(args)
+    client, _ = daemon(args)
     answer = client.call("metrics")
-    return _json(answer) if args.json else str(answer["text"])
+    return json_text(answer) if args.json else str(answer["text"])
 
 
 def _config_check(args: argparse.Namespace) -> str:
     from dsfs.admin.preflight import preflight
 
-    warnings = preflight(_config(args))
+    warnings = preflight(configuration(args))
     if args.json:
-        return _json({"ok": True, "warnings": warnings})
+        return json_text({"ok": True, "warnings": warnings})
     return "".join(f"{line}\n" for line in ["ok", *(f"warning: {printable(warning)}" for warning in warnings)])
 
 
 def _config_show(args: argparse.Namespace) -> str:
     from dsfs.admin.config_text import to_json, to_toml
 
-    config = _config(args)
-    return _json(to_json(config)) if args.json else to_toml(config)
+    config = configuration(args)
+    return json_text(to_json(config)) if args.json else to_toml(config)
 
 
 def _doctor(args: argparse.Namespace) -> Parts:
     from dsfs.doctor.visit import visit
 
     is_terminal = sys.stdout.isatty()
-    return visit(_config(args), other=args.other, wait_s=args.wait, as_json=args.json, is_terminal=is_terminal)
+    return visit(configuration(args), other=args.other, wait_s=args.wait, as_json=args.json, is_terminal=is_terminal)

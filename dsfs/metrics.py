@@ -237,6 +237,10 @@ class Metrics:
         self.resident_bytes = declare(
             Gauge("version.resident_bytes", "Resident bytes of each version in use.", "version")
         )
+        self.events_written = declare(Counter("events.written_total", "Events of this node that all can see."))
+        self.events_lost = declare(
+            Counter("events.lost_total", "Events of this node that were not kept: the backing directory took no more.")
+        )
         self.heartbeat_alive_nodes = declare(
             Gauge("heartbeat.alive_nodes", "Nodes that were alive when this one looked last, at most five minutes ago.")
         )

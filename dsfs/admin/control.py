@@ -26,8 +26,10 @@ from dsfs.model.setting import nearest
 
 log = logging.getLogger(__name__)
 
+ASKED_BY = "asked_by"  # the argument in which a changing verb finds the name of the user who asks
 MAX_CONNECTIONS = 64
 IDLE_S = 30.0  # a client that sends no whole request for so long is let go
+NAME_S = 2.0  # the user database may be slow: then a number has to do for a name
 REPLY_S = 10.0  # a client that does not take its answer for so long is let go
 
 _SO_PEERGROUPS = 59  # of asm-generic/socket.h; Python has no name for it
@@ -130,6 +132,7 @@ class ControlServer:
                     f"{name}: only root, the daemon's user and the group dsfs may do that", "PermissionError"
                 )
             log.info("%s %s, asked for by uid %d, pid %d", name, args, peer.uid, peer.pid)
+            args = {**args, ASKED_BY: await _user_name(peer.uid)}  # whatever the client says of it
         try:
             return protocol.line_of({"ok": True, "result": await verb.run(args)})
         except DsfsError as exc:
@@ -175,6 +178,13 @@ async def _peer_of(stream: trio.SocketStream) -> Peer:
         # More groups than Python can fetch, or a kernel without it: ask the user database, which may be slow.
         ids = tuple(await trio.to_thread.run_sync(_groups_of_user, uid, gid, abandon_on_cancel=True))
     return Peer(pid, uid, frozenset((gid, *ids)))
+
+
+async def _user_name(uid: int) -> str:
+    with trio.move_on_after(NAME_S), suppress(KeyError):
+        found = await trio.to_thread.run_sync(pwd.getpwuid, uid, abandon_on_cancel=True)
+        return found.pw_name
+    return f"uid {uid}"
 
 
 def _groups_of_user(uid: int, gid: int) -> list[int]:

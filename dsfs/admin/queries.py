@@ -28,6 +28,8 @@ from dsfs.model.errors import BackingError, DsfsError, NotFoundError
 from dsfs.model.health import Condition
 from dsfs.storage.backing import BackingDirectory
 from dsfs.storage.catalog import Entry
+from dsfs.storage.lastuses import LastUses
+from dsfs.storage.nodes import NodesDirectory
 from dsfs.storage.origin import Origin
 from dsfs.storage.residency import ResidencyIndex
 
@@ -56,6 +58,8 @@ class Queries:
     index: ResidencyIndex
     datasets: Datasets
     warmer: Warmer
+    uses: LastUses
+    nodes: NodesDirectory
     mountpoint: Path
     config_path: Path
     memory_limit_bytes: int
@@ -63,13 +67,21 @@ class Queries:
     started_s: float = 0.0
     _limiter: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(BACKING_QUESTIONS), init=False)
 
-    async def ask_backing(self, question: Callable[[], T]) -> T:
+    async def ask_backing(self, question: Callable[[], T], within_s: float | None = None) -> T:
         """What `question`, which may wait for the backing directory, returns; BackingError if it takes too long."""
         try:
-            with trio.fail_after(BACKING_ANSWERS_S):
+            with trio.fail_after(BACKING_ANSWERS_S if within_s is None else within_s):
                 return await trio.to_thread.run_sync(question, abandon_on_cancel=True, limiter=self._limiter)
         except trio.TooSlowError:
             raise BackingError("backing directory does not answer") from None
+
+    async def ask_folder(self, name: str, question: Callable[[], T], within_s: float | None = None) -> T:
+        """The same, of its folder of that name; BackingError also if the folder says no, or is known to be silent."""
+        try:
+            with self.health.patience(is_long=True):
+                return await self.ask_backing(question, within_s)
+        except OSError as exc:
+            raise BackingError(f"the folder of {name}: {exc.strerror}") from exc
 
     async def free_bytes(self) -> int | None:
         """Free bytes of the backing directory's file system; None if it does not tell."""
@@ -88,6 +100,9 @@ class Queries:
             for version in await self._versions(names)
             if not names or (version.dataset.name == names[0] and names[1:] in ([], [version.name]))
         ]
+        backing = await self._backing()
+        is_answering = backing["free_bytes"] is not None
+        last_used_ago_s = await self._last_used_ago_s(versions) if is_answering else {}
         return {
             "daemon": {
                 "pid": os.getpid(),
@@ -98,9 +113,12 @@ class Queries:
                 "state": self.state,
             },
             "origins": [_origin(origin) for origin in self.datasets.origins],
-            "backing": await self._backing(),
+            "backing": backing,
             "memory": {"limit_bytes": self.memory_limit_bytes, "used_bytes": self.buffered_bytes()},
-            "versions": [await self._version(version) for version in versions],
+            "versions": [
+                await self._version(version) | {"last_used_ago_s": last_used_ago_s.get(version)}
+                for version in versions
+            ],
             "warms": [facts_of(warm) for warm in self.warmer.warms if not warm.is_over],
         }
 
@@ -143,6 +161,21 @@ class Queries:
         except OSError:
             return reason, None, None
         return reason, free, floor
+
+    async def _last_used_ago_s(self, versions: list[Version]) -> dict[Version, float]:
+        """How long ago somebody used each of them, on any node; without those of which that is not known."""
+
+        def look() -> dict[Version, float]:
+            used = self.uses.of((version.dataset.name, version.name) for version in versions)
+            now_ns = self.nodes.now_ns()
+            names = ((version, (version.dataset.name, version.name)) for version in versions)
+            return {version: max(0, now_ns - used[key]) / 1e9 for version, key in names if key in used}
+
+        try:
+            return await self.ask_folder("uses", look)
+        except BackingError as exc:
+            log.info("when versions were last used is not known: %s", exc)
+            return {}
 
     async def _version(self, version: Version) -> Answer:
         """A version that cannot be made ready is told with its `error`: the others are to be shown."""

@@ -22,8 +22,11 @@ _NODE_COLUMNS = (
     "NODE", "ID", "STATE", "LAST SEEN", "DSFS", "HITS", "CACHE", "ORIGIN", "BACKING", "ORIGINS", "READS NOW",
 )  # fmt: skip
 _TEXTS = frozenset(
-    ("NAME", "VERSION", "STATE", "GENERATION", "NODE", "ID", "BACKING", "ORIGINS", "READS NOW", "IN USE BY")
-)
+    (
+        "NAME", "VERSION", "STATE", "GENERATION", "NODE", "ID", "BACKING", "ORIGINS", "READS NOW", "IN USE BY", "UNTIL",
+        "SINCE", "BY", "NOTE",
+    )
+)  # fmt: skip
 
 
 class Page:
@@ -49,7 +52,7 @@ class Page:
         versions = answer.get("versions") or []
         if versions:
             self._line("")
-            columns = ("VERSION", "SIZE", "RESIDENT", "%", "FILES", "STATE", "GENERATION")
+            columns = ("VERSION", "SIZE", "RESIDENT", "%", "FILES", "STATE", "LAST USED", "GENERATION")
             self._table(columns, [_version_row(version) for version in versions])
         for version in versions:
             self._anomalies(version)
@@ -67,6 +70,11 @@ class Page:
         complaints += [f"{names[node]}: what it has in use is not known" for node in answer["nodes_with_unknown_use"]]
         for line in ["", *complaints] if complaints else []:
             self._line(line)
+        return self._text.getvalue()
+
+    def pins(self, pins: Sequence[Answer]) -> str:
+        """What is pinned, until when, and by whom."""
+        self._table(("VERSION", "STATE", "UNTIL", "SINCE", "BY", "NODE", "NOTE"), [_pin_row(pin) for pin in pins])
         return self._text.getvalue()
 
     def _node_row(self, node: Answer, this: str) -> tuple[str, ...]:
@@ -209,7 +217,9 @@ def _entry_row(entry: Answer) -> tuple[str, ...]:
 def _version_row(version: Answer) -> tuple[str, ...]:
     name = f"{version['dataset']}/{version['version']}"
     generation = (version.get("generation") or "")[:12]
-    return (name, *_amounts(version), version.get("state") or "", generation)
+    ago_s = version.get("last_used_ago_s")
+    used = "" if ago_s is None else f"{format_duration(max(1, round(ago_s)))} ago"
+    return (name, *_amounts(version), version.get("state") or "", used, generation)
 
 
 def _host(node: Answer) -> str:
@@ -219,6 +229,19 @@ def _host(node: Answer) -> str:
 def _reading(version: Answer) -> str:
     files = "1 file" if version["open_files"] == 1 else f"{version['open_files']:,} files"
     return f"{version['dataset']}/{version['version']} ({files}, {format_size(int(version['bytes_per_s']))}/s)"
+
+
+def _pin_row(pin: Answer) -> tuple[str, ...]:
+    is_damaged = pin["state"] == "damaged"
+    return (
+        "?" if pin["dataset"] is None else f"{pin['dataset']}/{pin['version']}",
+        pin["state"],
+        _moment(pin["until_s"]) if pin["until_s"] else "" if is_damaged else "no end",
+        "" if is_damaged else _moment(pin["at_s"]),
+        pin["user"] or "",
+        pin["node"] or "",
+        pin["note"],
+    )
 
 
 def _use_row(version: Answer, names: Mapping[str, str]) -> tuple[str, ...]:

@@ -1,9 +1,15 @@
-"""What people name: NAME, NAME/VERSION or NAME/VERSION/PATH, or the path of one of them below the mountpoint."""
+"""The arguments of verbs.
+
+People name NAME, NAME/VERSION or NAME/VERSION/PATH, or the path of one of them below the mountpoint.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dsfs.model.errors import UsageError
+
+_MOST_SECONDS = 2**33  # in nanoseconds it is still a number that documents may hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,3 +37,24 @@ ANYTHING = Form("NAME, NAME/VERSION or NAME/VERSION/PATH")
 VERSIONS = Form("NAME or NAME/VERSION", most=2)
 VERSION = Form("NAME/VERSION", least=2, most=2)
 FILE = Form("NAME/VERSION/PATH", least=3)
+
+
+def text_of(args: dict[str, Any], name: str, default: str | None = None) -> str:
+    """The argument of that name; UsageError if it is no text, or missing (null counts as that) without a default."""
+    value = args.get(name)
+    if value is None:
+        value = default
+    if not isinstance(value, str):
+        fault = "is missing" if value is None else f"is no text: {value!r}"
+        raise UsageError(f"argument {name!r} {fault}")
+    return value
+
+
+def number_of(args: dict[str, Any], name: str) -> float | None:
+    """The argument of that name, a time in seconds; None if it is missing.  UsageError if it is none."""
+    value = args.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < _MOST_SECONDS:
+        raise UsageError(f"argument {name!r} is no time between 1970 and 2242: {value!r}")
+    return float(value)

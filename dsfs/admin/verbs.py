@@ -4,13 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from dsfs.admin.control import Verb
+from dsfs.admin.control import ASKED_BY, Verb
 from dsfs.admin.queries import Answer, Queries
+from dsfs.admin.targets import text_of
 from dsfs.cache.datasets import Datasets
 from dsfs.cache.drop import Dropper
+from dsfs.cache.events import Events
 from dsfs.cache.library import Library, Version
 from dsfs.metrics import Metrics
-from dsfs.model.errors import UsageError
+from dsfs.model.event import Kind
 
 
 class Stop(Protocol):
@@ -28,6 +30,7 @@ class Verbs:
     dropper: Dropper
     metrics: Metrics
     datasets: Datasets
+    events: Events
     begin_stop: Stop
 
     def table(self) -> Mapping[str, Verb]:
@@ -42,13 +45,13 @@ class Verbs:
         }
 
     async def status(self, args: dict[str, Any]) -> Answer:
-        return await self.queries.status(_text(args, "target", default=""))
+        return await self.queries.status(text_of(args, "target", default=""))
 
     async def ls(self, args: dict[str, Any]) -> Answer:
-        return await self.queries.ls(_text(args, "target", default=""))
+        return await self.queries.ls(text_of(args, "target", default=""))
 
     async def why(self, args: dict[str, Any]) -> Answer:
-        return await self.queries.why(_text(args, "path"))
+        return await self.queries.why(text_of(args, "path"))
 
     async def metrics_text(self, args: dict[str, Any]) -> Answer:
         self.datasets.count()
@@ -59,14 +62,17 @@ class Verbs:
         return {"text": self.metrics.text()}
 
     async def drop(self, args: dict[str, Any]) -> Answer:
-        version = await self.queries.version(_text(args, "target"))
+        version = await self.queries.version(text_of(args, "target"))
         dropped_bytes, segments = await self.dropper.drop(version)
+        self._tell(Kind.DROPPED, version, args, dropped_bytes)
         return _named(version) | {"dropped_bytes": dropped_bytes, "segments": segments}
 
     async def refresh(self, args: dict[str, Any]) -> Answer:
-        version = await self.queries.version(_text(args, "target"))
+        version = await self.queries.version(text_of(args, "target"))
         current, previous = await self.library.refresh(version)
         summary = current.catalog.summary
+        if current is not previous:
+            self._tell(Kind.REFRESHED, version, args, summary.bytes)
         return _named(version) | {
             "changed": current is not previous,
             "generation": current.id,
@@ -79,17 +85,10 @@ class Verbs:
         self.begin_stop(now=bool(args.get("now")))
         return {}
 
+    def _tell(self, kind: Kind, version: Version, args: dict[str, Any], bytes: int) -> None:
+        user = text_of(args, ASKED_BY, default="")
+        self.events.tell(kind, version.dataset.name, version.name, f"by {user}" if user else "", bytes)
+
 
 def _named(version: Version) -> Answer:
     return {"dataset": version.dataset.name, "version": version.name}
-
-
-def _text(args: dict[str, Any], name: str, default: str | None = None) -> str:
-    """The argument of that name; UsageError if it is no text, or missing (null counts as that) without a default."""
-    value = args.get(name)
-    if value is None:
-        value = default
-    if not isinstance(value, str):
-        fault = "is missing" if value is None else f"is no text: {value!r}"
-        raise UsageError(f"argument {name!r} {fault}")
-    return value

@@ -8,6 +8,7 @@ if it is complete.  Whatever goes wrong here costs a later fetch and never a rea
 
 import errno
 import logging
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +26,7 @@ from dsfs.model.blocks import extent, pages
 from dsfs.model.errors import BackingError, BlockLostError, NoRoomError
 from dsfs.storage.backing import BackingDirectory
 from dsfs.storage.claim import look, see
-from dsfs.storage.residency import ResidencyIndex, SegmentRecord
+from dsfs.storage.residency import ResidencyIndex, SegmentRecord, hour_of
 from dsfs.storage.segment import State
 
 log = logging.getLogger(__name__)
@@ -288,6 +289,13 @@ class Filler:
         if segment.accounted_bytes != segment.file.resident_bytes:
             self.changed(segment)
         self.complete(segment)  # a crash, or a fault of the medium, may have come between the last block and the seal
+
+    def used(self, segment: ActiveSegment) -> None:
+        """Somebody opens or reads the segment: the index is to know, to the hour."""
+        hour = hour_of(time.time())
+        if hour > segment.used_hour and segment.file.state is not State.CLOSED:
+            segment.used_hour = hour
+            self.changed(segment)
 
     def _begin_account(self, segment: ActiveSegment) -> None:
         segment.is_counted = True

@@ -23,8 +23,10 @@ from typing import Protocol, TypeVar
 import trio
 
 from dsfs.cache.catalogs import Catalogs
+from dsfs.cache.events import Events
 from dsfs.cache.names import OriginNames, OriginPrefix
 from dsfs.model.errors import DsfsError, NotFoundError, OriginError, OriginTimeoutError
+from dsfs.model.event import Kind
 from dsfs.model.objects import ObjectRef, identity_of
 from dsfs.storage.catalog import Catalog, Entry
 from dsfs.storage.catalog_build import build_catalog
@@ -99,11 +101,13 @@ class Generation:
 class Version:
     """A version somebody has looked at.
 
-    `listed`: keys seen so far by a listing; `is_catalogued`: its catalog is here, so that no listing is needed.
+    `listed`: keys seen so far by a listing; `is_catalogued`: its catalog is here, so that no listing is needed;
+    `was_used`: somebody has looked into it since that was last told (lastuse.py).
     """
 
     dataset: Dataset
     name: str
+    events: Events
     generations: list[Generation] = field(default_factory=list)
     first: Generation | None = None
     listed: int = 0
@@ -111,6 +115,7 @@ class Version:
     error: DsfsError | None = None
     error_until_s: float = 0.0
     is_catalogued: bool = False
+    was_used: bool = False
 
     @property
     def current(self) -> Generation | None:
@@ -133,6 +138,8 @@ class Version:
         if self.current is None or not self.current.holds(obj):
             return
         drifted = self.current.drifted
+        if not drifted:
+            self.events.tell(Kind.DRIFTED, self.dataset.name, self.name, f"{obj.key} at the origin has changed")
         if obj.key not in drifted and len(drifted) < DRIFTED_SHOWN:
             drifted.add(obj.key)
             log.warning(
@@ -161,6 +168,7 @@ class Library:
         nursery: trio.Nursery,
         names_ttl_s: float,
         list_timeout_s: float,
+        events: Events,
     ) -> None:
         self._catalogs = catalogs
         self._work_dir = work_dir
@@ -170,6 +178,7 @@ class Library:
         self._home = datasets.home
         self._nursery = nursery
         self._list_timeout_s = list_timeout_s
+        self._events = events
         self._limiter = trio.CapacityLimiter(WORKERS)
         self._listings = trio.CapacityLimiter(LISTINGS)
         self._datasets: dict[str, Dataset] = {}
@@ -211,16 +220,15 @@ class Library:
 
     async def version(self, dataset: Dataset, name: str) -> Version:
         """The version, perhaps without its catalog yet; NotFoundError if there is none."""
-        key = (dataset.name, name)
-        if key not in self._versions:
-            if (
-                not self._names.is_fresh(dataset.place, name)
-                and name not in await self._catalogs.versions(dataset.name)
-                and not await self._names.has(dataset.place, name)
-            ):
-                raise NotFoundError(f"dataset {dataset.name!r} has no version {name!r}")
-            self._versions.setdefault(key, Version(dataset, name))
-        return self._versions[key]
+        if (known := self._versions.get((dataset.name, name))) is not None:
+            return known
+        if (
+            not self._names.is_fresh(dataset.place, name)
+            and name not in await self._catalogs.versions(dataset.name)
+            and not await self._names.has(dataset.place, name)
+        ):
+            raise NotFoundError(f"dataset {dataset.name!r} has no version {name!r}")
+        return self._met(dataset, name)
 
     # ---------------------------------------------------------------- catalogs
 
@@ -235,7 +243,10 @@ class Library:
             if name in self._configured or self._home is not None:
                 dataset = await self.dataset(name)
                 for version in await self._catalogs.versions(name):
-                    self._versions.setdefault((name, version), Version(dataset, version)).is_catalogued = True
+                    self._met(dataset, version).is_catalogued = True
+
+    def _met(self, dataset: Dataset, name: str) -> Version:
+        return self._versions.setdefault((dataset.name, name), Version(dataset, name, self._events))
 
     async def generation(self, version: Version) -> Generation:
         """The current generation, opened or listed now if need be; OriginError if that fails or takes too long."""

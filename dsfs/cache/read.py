@@ -68,6 +68,7 @@ class Reader:
             await self.readahead.segments.opened(segment)
         else:
             segment.users += 1
+            self.filler.used(segment)
         try:
             return await self._collect(file, segment, file.offset + offset, size)
         finally:

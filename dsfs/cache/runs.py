@@ -207,13 +207,13 @@ class ActiveSegment:
     `accounted_bytes`: what of it is counted in the backing directory's account; `is_counted`: that has begun;
     `is_touched`: a reader was in this pack; `is_wished`: all of it is to be fetched; `unfilled_runs`: runs on their way
     from the question for a claim to the end of their fill; `is_sealing`: a thread is at the seal; `wants_seal`: once
-    more after it.
+    more after it; `used_hour`: see SegmentRecord.
     """
 
     __slots__ = (
         "accounted_bytes", "failed", "file", "identity", "is_counted", "is_sealing", "is_touched", "is_wished",
-        "last_error", "last_fetch", "misses", "others", "runs", "source", "unfilled_runs", "users",
-        "wants_seal",
+        "last_error", "last_fetch", "misses", "others", "runs", "source", "unfilled_runs", "used_hour",
+        "users", "wants_seal",
     )  # fmt: skip
 
     def __init__(self, file: SegmentFile, source: Source) -> None:
@@ -223,6 +223,7 @@ class ActiveSegment:
         self.runs: dict[int, Run] = {}
         self.accounted_bytes = 0
         self.users = 0
+        self.used_hour = 0
         self.misses = 0
         self.is_counted = False
         self.is_touched = False
@@ -276,4 +277,6 @@ class ActiveSegment:
         file = self.file
         sealed = file.state is State.SEALED
         bitmap = b"" if sealed else bitmap_of(file.presence)
-        return SegmentRecord(self.identity, sealed, file.resident_bytes, file.resident_blocks, len(file.blocks), bitmap)
+        return SegmentRecord(
+            self.identity, sealed, file.resident_bytes, file.resident_blocks, len(file.blocks), bitmap, self.used_hour
+        )

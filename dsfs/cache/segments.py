@@ -86,6 +86,8 @@ class Keeper(Protocol):
 
     def opened(self, segment: ActiveSegment) -> None: ...
 
+    def used(self, segment: ActiveSegment) -> None: ...
+
     def retire(self, segment: ActiveSegment) -> None: ...
 
 
@@ -158,6 +160,7 @@ class SegmentTable:
         except BaseException:
             segment.release()
             raise
+        self._keeper.used(segment)
         return segment
 
     def _was_opened(self, segment: ActiveSegment) -> None:

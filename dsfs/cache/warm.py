@@ -15,11 +15,13 @@ from functools import partial
 
 import trio
 
+from dsfs.cache.events import Events
 from dsfs.cache.library import Generation, Library
 from dsfs.cache.open import Opener
 from dsfs.cache.warmfill import Visit, WarmFiller
 from dsfs.cache.warmplan import Plan, make_plan
 from dsfs.model.errors import DsfsError, NotFoundError
+from dsfs.model.event import Kind
 from dsfs.model.pathglob import PathGlob
 from dsfs.model.request import WarmRequest
 from dsfs.model.warming import Course, Pace, Tally, Verdict, order
@@ -64,6 +66,7 @@ class Services:
     opener: Opener
     index: ResidencyIndex
     filler: WarmFiller
+    events: Events
     seed: int
 
 
@@ -149,6 +152,7 @@ class Warm:
             return
         match verdict:
             case Verdict.COMPLETE:
+                self._tell_complete(plan.total)
                 self.end(Phase.COMPLETE, is_final=True)
             case Verdict.INCOMPLETE:
                 self.end(Phase.INCOMPLETE, "; ".join(self.missing), is_final=True)
@@ -157,6 +161,12 @@ class Warm:
                     self._phase = Phase.WAITING
                 await trio.sleep(delay_s)
 
+    def _tell_complete(self, total: int) -> None:
+        """All of it is resident; where another node has found so before, that has told it."""
+        if not self.is_withdrawn:
+            what = "all of it" if self.request.path is None else f"--path {self.request.path}"
+            self.services.events.tell(Kind.WARMED, self.request.dataset, self.request.version, what, total)
+
     async def _planned(self) -> tuple[Plan, Generation]:
         """The plan for what is the current generation now."""
         library = self.services.library
@@ -164,6 +174,7 @@ class Warm:
         if version.current is None or version.current is not self._generation:
             self._phase = Phase.LISTING
         generation = await library.generation(version)
+        version.was_used = True  # it soon will be
         if self.plan is None or generation is not self._generation:
             # Cancelled, it is waited for, so that no catalog is closed under it: it looks itself whether to go on.
             check, index = trio.from_thread.check_cancelled, self.services.index

@@ -158,3 +158,10 @@ class ServerClock:
             elif answered_s - self._stepped_s > LEASE_S:
                 self.step_ns = 0
         self._last = (asked_s, answered_s, server_ns)
+
+    def time_at(self, moment_s: float) -> int | None:
+        """The server's time at that moment of the monotonic clock, from what it said last; None if it never did."""
+        if self._last is None:
+            return None
+        asked_s, answered_s, server_ns = self._last
+        return server_ns + round((moment_s - (asked_s + answered_s) / 2) * 1e9)

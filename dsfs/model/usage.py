@@ -1,13 +1,8 @@
-"""What a node tells the others of itself: its usage file, as a value and as the JSON in it.
+"""What a node tells the others of itself: its usage file, as a value and as the JSON in it."""
 
-The file comes from another node, perhaps of another version of dsfs, perhaps damaged: what is read is checked field
-by field, unknown fields are left alone, and whatever else is wrong is a ValueError.
-"""
+from dataclasses import dataclass
 
-import json
-import math
-from dataclasses import asdict, dataclass, is_dataclass
-from typing import Any, get_args, get_origin, get_type_hints
+from dsfs.model.document import decode, encode
 
 FORMAT = 1
 # Names have at most 255 bytes, and six characters for each in JSON: together they stay far below MOST_BYTES.
@@ -15,7 +10,6 @@ MOST_BYTES = 512 * 1024
 MOST_VERSIONS = 100
 MOST_SEGMENTS = 2048
 MOST_CHARACTERS = 500  # of a message
-_MOST_NUMBER = 2**63
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,38 +87,10 @@ class Usage:
 
 
 def content_of(usage: Usage) -> bytes:
-    """The usage file; ASCII, so that any name survives, also one that is not UTF-8."""
-    return json.dumps({"format": FORMAT, **asdict(usage)}, separators=(",", ":")).encode() + b"\n"
+    """The usage file."""
+    return encode(usage, FORMAT)
 
 
 def usage_in(content: bytes) -> Usage:
     """What the file says; ValueError, with the reason, if it cannot be understood."""
-    if len(content) > MOST_BYTES:
-        raise ValueError(f"longer than {MOST_BYTES} bytes")
-    try:
-        found = json.loads(content)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-    if not isinstance(found, dict):
-        raise ValueError("no JSON object")
-    if found.get("format") != FORMAT:
-        raise ValueError(f"format {str(found.get('format'))[:20]}, not {FORMAT}")
-    usage: Usage = _checked(Usage, found, "usage")
-    return usage
-
-
-def _checked(kind: Any, found: object, name: str) -> Any:
-    """`found`, which JSON made, as a value of the type `kind`."""
-    make: Any = kind
-    if is_dataclass(kind) and isinstance(found, dict):
-        hints = get_type_hints(kind)
-        if missing := hints.keys() - found.keys():
-            raise ValueError(f"{name} without {min(missing)}")
-        return make(**{field: _checked(hint, found[field], field) for field, hint in hints.items()})
-    if get_origin(kind) is tuple and isinstance(found, list):
-        return tuple(_checked(get_args(kind)[0], each, name) for each in found)
-    if kind is float and type(found) is int:
-        found = float(found) if found < _MOST_NUMBER else math.inf
-    if type(found) is not kind or (isinstance(found, int | float) and not 0 <= found < _MOST_NUMBER):
-        raise ValueError(f"{name} is not what it should be")
-    return found
+    return decode(Usage, content, FORMAT, MOST_BYTES)

@@ -149,8 +149,10 @@ class Operations(pyfuse3.Operations):
         if isinstance(place.holder, Version):
             # The version's own inode means the first generation it had: a newer one has a root of its own.
             current = await self.library.generation(place.holder)
+            place.holder.was_used = True
             return place.holder.first or current, 0
         if isinstance(place.holder, Generation):
+            place.holder.version.was_used = True
             return place.holder, place.index
         raise FUSEError(errno.ENOTDIR)
 
@@ -288,6 +290,7 @@ class Operations(pyfuse3.Operations):
             self.metrics.read_requests.add()
         self.metrics.read_bytes.add(len(got))
         file.generation.read_bytes += len(got)
+        file.generation.version.was_used = True
         return cast(bytes, got)  # pyfuse3 takes any buffer and replies before anything else runs
 
     async def flush(self, fh: int) -> None:

@@ -5,6 +5,7 @@
     turns/                                           see turn.py
     segments/<aa>/<identity>[.part|.map|.sum]        see segment.py
     nodes/<node>/                                    see nodes.py
+    pins/, events/, uses/                            see pins.py, eventlog.py, lastuses.py
 
 Concurrency: blocking calls, safe to use from several threads; `_lock` guards the account of bytes.
 """
@@ -119,7 +120,7 @@ class BackingDirectory:
             new.unlink(missing_ok=True)
 
     def _make_folders(self) -> None:
-        for name in ("segments", "turns", "versions", "nodes"):
+        for name in ("segments", "turns", "versions", "nodes", "pins", "events", "uses"):
             reach("backing.folder")
             (self.path / name).mkdir(exist_ok=True)
 
@@ -166,6 +167,21 @@ class BackingDirectory:
     def requests(self) -> Path:
         """Where it is said what all nodes are to warm; made when it is needed."""
         return self.path / "requests"
+
+    @property
+    def pins(self) -> Path:
+        """Where it is said which versions stay."""
+        return self.path / "pins"
+
+    @property
+    def events(self) -> Path:
+        """Where nodes tell what has happened."""
+        return self.path / "events"
+
+    @property
+    def uses(self) -> Path:
+        """Where nodes tell that a version is in use."""
+        return self.path / "uses"
 
     # ---------------------------------------------------------------- room
 
@@ -274,7 +290,6 @@ class BackingDirectory:
         with self._lock:
             self._statvfs = measured
         return measured
-
 
     def _check_mark(self) -> None:
         """OSError if what lies at the path now is not the directory of the start.

@@ -8,6 +8,7 @@ import ctypes
 import errno
 import fcntl
 import itertools
+import mmap
 import os
 import struct
 import uuid
@@ -109,6 +110,15 @@ def attributes_of(fd: int, *, anew: bool = False) -> Attributes:
     """`anew`: an NFS client asks the server, whatever it believes (1 GETATTR)."""
     reach("file.attributes")
     return _ask(fd, b"", _AT_EMPTY_PATH | (_AT_STATX_FORCE_SYNC if anew else 0))
+
+
+def mtime_ns(path: Path) -> int:
+    """The mtime of the file as the server has it now (1 GETATTR; the name is looked up as `refresh_names` says)."""
+    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)  # O_PATH: nothing is opened at the server
+    try:
+        return attributes_of(fd, anew=True).mtime_ns
+    finally:
+        os.close(fd)
 
 
 def _ask(fd: int, path: bytes, flags: int) -> Attributes:
@@ -267,3 +277,25 @@ class DirectFile:
             raise exc
         self.is_direct = False
         fcntl.fcntl(self.fd, fcntl.F_SETFL, fcntl.fcntl(self.fd, fcntl.F_GETFL) & ~os.O_DIRECT)
+
+
+def replace_direct(path: Path, content: bytes) -> None:
+    """Make `content`, filled up with blanks, the file at `path` by a rename.
+
+    With O_DIRECT: a process with dirty pages cannot be killed while the server is gone.
+    """
+    new = unfinished(path)
+    room = mmap.mmap(-1, pages(len(content)))
+    room.write(content.ljust(len(room)))
+    try:
+        file = DirectFile(new, size=0)
+        try:
+            file.write(memoryview(room), len(room), 0)
+        finally:
+            os.close(file.fd)
+        reach("direct.rename")
+        os.rename(new, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            remove(new)
+        raise

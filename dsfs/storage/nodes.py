@@ -12,7 +12,6 @@ or looks after the other.
 """
 
 import logging
-import mmap
 import os
 import socket
 import threading
@@ -24,18 +23,17 @@ from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 
-from dsfs.model.blocks import pages
 from dsfs.model.nodes import Look, ServerClock, Sighting
 from dsfs.model.usage import MOST_BYTES, Usage, content_of, usage_in
 from dsfs.storage.faultpoint import reach
 from dsfs.storage.filesystem import (
     GONE,
-    DirectFile,
     FileSystem,
     attributes_of,
     is_unfinished,
+    mtime_ns,
     refresh_names,
-    unfinished,
+    replace_direct,
 )
 
 log = logging.getLogger(__name__)
@@ -109,7 +107,7 @@ class NodesDirectory:
         beat_ns = self._touch()
         usage = replace(usage, beat_ns=beat_ns)
         if self._told is None or self._is_news(usage, self._told):
-            _replace(self.path / self.node / USAGE, content_of(usage))
+            replace_direct(self.path / self.node / USAGE, content_of(usage))
             self._told = usage
 
     def _is_news(self, usage: Usage, told: Usage) -> bool:
@@ -166,6 +164,19 @@ class NodesDirectory:
             os.close(self._fd)
         self._fd = self._beat_ns = self._told = None
 
+    def now_ns(self) -> int:
+        """The server's time, which sets the own heartbeat; OSError if the server says no."""
+        with self._turn:
+            return self._touch()
+
+    def time_at(self, moment_s: float) -> int:
+        """The server's time at that moment of this node's monotonic clock.
+
+        From the last beat; the server is asked only if there was none.  OSError if it says no.
+        """
+        known = self._server.time_at(moment_s)
+        return known if known is not None else self.now_ns() - round((self._clock() - moment_s) * 1e9)
+
     # ---------------------------------------------------------------- all nodes
 
     def look(self) -> Look:
@@ -185,7 +196,7 @@ class NodesDirectory:
         folder = self.path / name
         try:
             refresh_names(folder, self._fs)
-            beat_ns = _mtime_ns(folder / HEARTBEAT)
+            beat_ns = mtime_ns(folder / HEARTBEAT)
         except OSError as exc:
             if exc.errno in GONE or isinstance(exc, NotADirectoryError):
                 return None
@@ -212,14 +223,6 @@ class NodesDirectory:
                     os.rmdir(self.path / name)
 
 
-def _mtime_ns(path: Path) -> int:
-    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)  # O_PATH: nothing is opened at the server
-    try:
-        return attributes_of(fd, anew=True).mtime_ns
-    finally:
-        os.close(fd)
-
-
 def _content(path: Path) -> bytes:
     """What the file holds, up to one byte more than it may."""
     content = b""
@@ -230,28 +233,6 @@ def _content(path: Path) -> bytes:
     finally:
         os.close(fd)
     return content
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Make `content`, filled up with blanks, the file at `path` by a rename.
-
-    With O_DIRECT: a process with dirty pages cannot be killed while the server is gone.
-    """
-    new = unfinished(path)
-    room = mmap.mmap(-1, pages(len(content)))
-    room.write(content.ljust(len(room)))
-    try:
-        file = DirectFile(new, size=0)
-        try:
-            file.write(memoryview(room), len(room), 0)
-        finally:
-            os.close(file.fd)
-        reach("nodes.told")
-        os.rename(new, path)
-    except OSError:
-        with suppress(OSError):
-            os.unlink(new)
-        raise
 
 
 def _remove(folder: Path) -> None:

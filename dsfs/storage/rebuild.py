@@ -12,7 +12,7 @@ from dsfs.model.blocks import PAGE, pages
 from dsfs.storage import blockmap
 from dsfs.storage.backing import BackingDirectory
 from dsfs.storage.blockmap import DamagedMapError, MapHeader
-from dsfs.storage.residency import ResidencyIndex, SegmentRecord, bitmap_of
+from dsfs.storage.residency import ResidencyIndex, SegmentRecord, bitmap_of, hour_of
 from dsfs.storage.tidy import tidy
 
 log = logging.getLogger(__name__)
@@ -72,8 +72,10 @@ def _records(backing: BackingDirectory) -> Iterator[SegmentRecord]:
 def _sealed(path: Path) -> SegmentRecord:
     with path.open("rb") as file:
         header, _ = blockmap.decode_header(file.read(PAGE))
-    _check(path, header, os.stat(path.with_suffix("")).st_size)
-    return SegmentRecord(header.identity, True, pages(header.size), header.count, header.count)
+    data = os.stat(path.with_suffix(""))
+    _check(path, header, data.st_size)
+    size = pages(header.size)
+    return SegmentRecord(header.identity, True, size, header.count, header.count, used_hour=hour_of(data.st_mtime))
 
 
 def _check(path: Path, header: MapHeader, size: int) -> None:
@@ -101,4 +103,5 @@ def _filling(path: Path) -> SegmentRecord:
         resident,
         header.count,
         bitmap_of(presence),
+        hour_of(data.st_mtime),
     )

@@ -17,7 +17,7 @@ import os
 import struct
 import threading
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import lmdb
@@ -29,12 +29,12 @@ from dsfs.storage.filesystem import remove, replace_file
 
 log = logging.getLogger(__name__)
 
-FORMAT = b"dsfs residency 1"
+FORMAT = b"dsfs residency 2"
 # Only address space: the file is as large as its records.  A map that is full cannot be moved while somebody reads.
 MAP_SIZE = 64 * 1024**3
 KEY_SIZE = 20  # bytes of an identity
 RUNNING, CLOSED = "running ", "closed "
-_RECORD = struct.Struct("<?QII")
+_RECORD = struct.Struct("<?QIII")
 _BITS = bytes([ord("0")]) + bytes([ord("1")]) * 255
 
 
@@ -43,7 +43,8 @@ class SegmentRecord:
     """What is resident of one segment.
 
     `resident_bytes`: bytes taken in the backing directory; `bitmap`: bit i tells whether block i is resident,
-    little-endian; empty for a sealed segment, in which all are.
+    little-endian; empty for a sealed segment, in which all are; `used_hour`: hours from the epoch to its last use on
+    this node, or, if that is not known, to when it was filled.
     """
 
     identity: str
@@ -52,6 +53,7 @@ class SegmentRecord:
     resident_blocks: int
     blocks: int
     bitmap: bytes = b""
+    used_hour: int = 0
 
     def has(self, block: int) -> bool:
         return self.sealed or bool(self.bitmap and self.bitmap[block // 8] >> block % 8 & 1)
@@ -61,6 +63,11 @@ def bitmap_of(presence: bytes | bytearray) -> bytes:
     """A bit a byte of `presence`, little-endian: linear, and no loop in Python."""
     digits = bytes(presence).translate(_BITS)[::-1]
     return int(digits or b"0", 2).to_bytes(-(-len(presence) // 8), "little")
+
+
+def hour_of(moment_s: float) -> int:
+    """Hours from the epoch, as many as a record holds."""
+    return min(max(0, int(moment_s // 3600)), 2**32 - 1)
 
 
 class ResidencyIndex:
@@ -232,10 +239,20 @@ class ResidencyIndex:
                 self._written_since = None
 
     def put_found(self, records: Iterable[SegmentRecord]) -> None:
-        """As `put`, but for what was put since `rebuilding` began: that is newer than what was found."""
+        """As `put`, but for what was put since `rebuilding` began: that is newer than what was found.
+
+        The last use that was known of a segment stays, if it is later than what its files say.
+        """
         with self._write_lock:
             newer = self._written_since or set()
-            self._write([(key, value) for key, value in _pairs(records) if key not in newer])
+            found = [record for record in records if bytes.fromhex(record.identity) not in newer]
+            known = self.get_many(record.identity for record in found)
+            self._write(
+                _pairs(
+                    replace(record, used_hour=max(record.used_hour, before.used_hour if before else 0))
+                    for record, before in zip(found, known, strict=True)
+                )
+            )
 
     def _write(self, pairs: list[tuple[bytes, bytes | None]]) -> None:
         try:
@@ -279,10 +296,10 @@ def _pairs(records: Iterable[SegmentRecord]) -> list[tuple[bytes, bytes | None]]
 
 
 def _encode(record: SegmentRecord) -> bytes:
-    head = _RECORD.pack(record.sealed, record.resident_bytes, record.resident_blocks, record.blocks)
+    head = _RECORD.pack(record.sealed, record.resident_bytes, record.resident_blocks, record.blocks, record.used_hour)
     return head + (b"" if record.sealed else record.bitmap)
 
 
 def _decode(identity: str, value: bytes) -> SegmentRecord:
-    sealed, resident_bytes, resident_blocks, blocks = _RECORD.unpack_from(value)
-    return SegmentRecord(identity, sealed, resident_bytes, resident_blocks, blocks, value[_RECORD.size :])
+    sealed, resident_bytes, resident_blocks, blocks, used_hour = _RECORD.unpack_from(value)
+    return SegmentRecord(identity, sealed, resident_bytes, resident_blocks, blocks, value[_RECORD.size :], used_hour)

@@ -7,6 +7,7 @@ import errno
 import os
 import threading
 
+from dsfs.model.readahead import MIB
 from dsfs.storage.faultpoint import reach
 from dsfs.storage.filesystem import GONE, FileSystem, attributes_of
 from dsfs.storage.openfiles import OpenFiles
@@ -28,6 +29,9 @@ def is_unchanged(fd: int, stamp: Stamp, fs: FileSystem) -> bool:
     if stamp_of(fd) == stamp:
         return True
     return fs.is_network and stamp_of(fd, anew=True) == stamp
+
+
+_cached = memoryview(bytearray(MIB))  # as much as a READ asks for; one for all, not a new mebibyte for each
 
 
 class SealBrokenError(Exception):
@@ -62,9 +66,12 @@ class SealedFile(OpenFiles):
             raise SealBrokenError(f"{len(got)} bytes instead of {size} at {offset}")
         return got
 
-    def read_cached(self, offset: int, size: int) -> bytearray | None:
-        """The same if the page cache has all of it, else None: never waits for the medium."""
-        got = bytearray(size)
+    def read_cached(self, offset: int, size: int) -> memoryview | None:
+        """The same if the page cache has all of it, else None: never waits for the medium.
+
+        Of one thread only: the next call overwrites what the last returned.
+        """
+        got = _cached[:size] if size <= MIB else memoryview(bytearray(size))
         try:
             count = os.preadv(self.fd, [got], offset, os.RWF_NOWAIT)
         except OSError as exc:

@@ -297,7 +297,7 @@ class SegmentFile:
 
     # ---------------------------------------------------------------- reading
 
-    def read_sealed(self, offset: int, size: int, *, cached_only: bool = False) -> bytes | bytearray | None:
+    def read_sealed(self, offset: int, size: int, *, cached_only: bool = False) -> bytes | memoryview | None:
         """`size` bytes at `offset` of a sealed segment, through the page cache.
 
         `cached_only`: None instead of waiting for the medium.  BlockLostError if the file is no longer what was sealed.

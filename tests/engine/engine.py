@@ -14,6 +14,7 @@ from dsfs.cache.ahead import Readahead
 from dsfs.cache.catalogs import Catalogs
 from dsfs.cache.claims import Claims
 from dsfs.cache.drop import Dropper
+from dsfs.cache.events import Events
 from dsfs.cache.fetch import Fetcher
 from dsfs.cache.fill import Filler
 from dsfs.cache.health import BackingHealth
@@ -33,11 +34,15 @@ from dsfs.metrics import Metrics
 from dsfs.model.errors import NotFoundError
 from dsfs.model.health import Health
 from dsfs.storage.backing import BackingDirectory
+from dsfs.storage.eventlog import EventLog
 from dsfs.storage.filesystem import FileSystem, file_system_of
 from dsfs.storage.generations import GenerationStore
+from dsfs.storage.lastuses import LastUses
+from dsfs.storage.nodes import NodesDirectory
 from dsfs.storage.origin import Origin
 from dsfs.storage.requests import RequestFolder
 from dsfs.storage.residency import ResidencyIndex
+from tests.rig.usages import usage_of
 
 T = TypeVar("T")
 MIB = 1024 * 1024
@@ -138,13 +143,16 @@ class Engine:
             settings.timeout_s, random.Random(0),
         )  # fmt: skip
         self.readahead = Readahead(self.fetcher, self.segments, settings.connections)
+        self.nodes = NodesDirectory(self.backing.nodes, "engine", self.backing.file_system)
+        self.events = Events(EventLog(self.backing.events, self.backing.file_system), self.nodes, self.metrics)
+        self.uses = LastUses(self.backing.uses, self.backing.file_system)
         self.library = Library(
             Catalogs(
                 GenerationStore(state / "catalogs", self.backing.generations, self.backing.file_system),
                 self.backing.turns, self.backing_pool, self.health, services,
             ),
             state / "listing", OneDataset(origin, settings.at_home), services, settings.names_ttl_s,
-            settings.list_timeout_s,
+            settings.list_timeout_s, self.events,
         )  # fmt: skip
         self.opener = Opener(self.segments, self.index)
         self.reader = Reader(
@@ -159,7 +167,10 @@ class Engine:
             THIS: RequestFolder(state / "requests", file_system_of(state), lambda: None),
             ALL: RequestFolder(self.backing.requests, self.backing.file_system, self.backing.space),
         }
-        self.warmer = Warmer(Services(self.library, self.opener, self.index, self.warm_filler, settings.seed), folders)
+        services_of_warms = Services(
+            self.library, self.opener, self.index, self.warm_filler, self.events, settings.seed
+        )
+        self.warmer = Warmer(services_of_warms, folders)
         self.recovery = Recovery(self.index, self.backing, self.segments, self.filler)
         self.dropper = Dropper(
             self.library, self.segments, self.filler, self.memory, self.backing, self.health, self.backing_pool,
@@ -232,6 +243,8 @@ async def running(directory: Path, origin: Origin, settings: Settings | None = N
             for pool in (engine.backing_pool, engine.filling_pool, engine.sealing_pool, engine.claims_pool):
                 pool.close()
             services.cancel_scope.cancel()
+            if (engine.backing.nodes / engine.nodes.node).exists():  # it has asked for the time
+                engine.nodes.leave(usage_of())
             engine.segments.close()
             engine.library.close()
             engine.index.close()

@@ -20,7 +20,7 @@ from tests.rig.segmentdir import age
 
 MIB = 1024 * 1024
 WAIT_S = 30
-MADE = ["dsfs.json", "nodes", "segments", "turns", "versions"]
+MADE = ["dsfs.json", "events", "nodes", "pins", "segments", "turns", "uses", "versions"]
 
 
 # ---------------------------------------------------------------- whose it is

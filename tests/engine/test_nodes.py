@@ -120,7 +120,7 @@ def test_usage_file_that_cannot_be_written_is_told_by_its_age(
     usage = place / "a" / USAGE
     found = json.loads(usage.read_text())
     usage.write_text(json.dumps(found | {"beat_ns": found["beat_ns"] - round((LEASE_S + 1) * 1e9)}))
-    Faults(monkeypatch).fail("nodes.told", errno.ENOSPC)
+    Faults(monkeypatch).fail("direct.rename", errno.ENOSPC)
     with pytest.raises(OSError, match="No space left"):
         a.beat(usage_of("a", files=2))
     look = a.look()

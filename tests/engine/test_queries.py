@@ -38,13 +38,15 @@ def queries_of(engine: Engine) -> Queries:
     datasets = cast(Datasets, SimpleNamespace(origins=[engine.origin], count=lambda: None))
     return Queries(
         engine.library, engine.opener, engine.filler, lambda: engine.memory.used_bytes, engine.backing, engine.health,
-        engine.index, datasets, engine.warmer, Path("/mnt"), Path("/etc/dsfs.toml"), engine.settings.memory_bytes,
+        engine.index, datasets, engine.warmer, engine.uses, engine.nodes, Path("/mnt"), Path("/etc/dsfs.toml"),
+        engine.settings.memory_bytes,
     )  # fmt: skip
 
 
 def verbs_of(engine: Engine) -> Verbs:
     asked = queries_of(engine)
-    return Verbs(asked, engine.library, engine.dropper, engine.metrics, asked.datasets, lambda *, now: None)
+    stop = lambda *, now: None  # noqa: E731
+    return Verbs(asked, engine.library, engine.dropper, engine.metrics, asked.datasets, engine.events, stop)
 
 
 @pytest.mark.expects_log("is damaged and left out|v1 cannot be listed")

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -11,7 +12,7 @@ from crc32c import crc32c
 from dsfs.model.blocks import BLOCK, BlockTable, PackBlocks, UniformBlocks, extent, pages
 from dsfs.storage.backing import BackingDirectory
 from dsfs.storage.rebuild import BATCH, rebuild, recover
-from dsfs.storage.residency import ResidencyIndex, SegmentRecord, bitmap_of
+from dsfs.storage.residency import ResidencyIndex, SegmentRecord, bitmap_of, hour_of
 from dsfs.storage.segment import SegmentFile, State
 from tests.engine.segment_sample import page_aligned
 
@@ -56,7 +57,11 @@ def filled(backing: BackingDirectory, number: int, table: BlockTable, end: int) 
 def record_of(file: SegmentFile) -> SegmentRecord:
     sealed = file.state is State.SEALED
     bitmap = b"" if sealed else bitmap_of(file.presence)
-    return SegmentRecord(file.identity, sealed, file.resident_bytes, file.resident_blocks, len(file.blocks), bitmap)
+    data = file.path if sealed else file.path.with_suffix(".part")
+    hour = hour_of(data.stat().st_mtime) if file.resident_blocks else 0
+    return SegmentRecord(
+        file.identity, sealed, file.resident_bytes, file.resident_blocks, len(file.blocks), bitmap, hour
+    )
 
 
 def paths_of(backing: BackingDirectory, number: int) -> Path:
@@ -87,6 +92,18 @@ def test_rebuild_removes_what_is_no_longer_there(backing: BackingDirectory, inde
     assert rebuild(index, backing) == 1
     assert index.identities() == [kept.identity]
     assert index.total_bytes() == kept.resident_bytes
+
+
+def test_last_use_that_is_known_outlives_a_rebuild(backing: BackingDirectory, index: ResidencyIndex) -> None:
+    sealed, partly = filled(backing, 1, LARGE, 4), filled(backing, 2, LARGE, 2)
+    used = [replace(record, used_hour=record.used_hour + 5) for record in (sealed, partly)]
+    index.put(used)
+    rebuild(index, backing)
+    assert list(index.get_many(record.identity for record in used)) == used
+    long_ago = [replace(record, used_hour=7) for record in used]
+    index.put(long_ago)
+    rebuild(index, backing)
+    assert [index.get(record.identity) for record in used] == [sealed, partly]  # it was filled later than that
 
 
 def test_rebuild_of_more_segments_than_a_batch_takes_them_all(

@@ -38,7 +38,7 @@ def record(number: int, blocks: int = 40) -> SegmentRecord:
 
 
 def sealed_record(number: int) -> SegmentRecord:
-    return SegmentRecord(f"{number:040x}", True, 8192, 2, 2)
+    return SegmentRecord(f"{number:040x}", True, 8192, 2, 2, used_hour=500_000 + number)
 
 
 def gone(number: int) -> SegmentRecord:

@@ -1,6 +1,7 @@
 """Nodes see each other through a real NFS server, by its clock, whatever theirs say and their clients have cached."""
 
 import itertools
+import re
 from pathlib import Path
 
 import pytest
@@ -59,18 +60,28 @@ def test_neither_clocks_nor_caches_of_the_nodes_matter_and_one_that_was_cut_off_
         wait_seen(by, node, "alive")
     times = server.call(mtimes_of, first.backing / "nodes")
     assert max(times) - min(times) < SILENT_AFTER_S
+    first.ask("ls", target=version.name)  # the origin has no answer for who has the wrong time; the catalog has
+    assert second.command("pin", version.name, "--until", "30m").returncode == 0
+    (pin,) = first.ask("pins")["pins"]
+    assert (pin["version"], pin["state"]) == ("v1", "pinned")
+    assert abs(pin["at_s"] - max(times)) < HOUR_S / 2
 
     b.cut()
     reading = a.start("tail", "-f", str(version.tree(first.mountpoint) / version.small[0]), log=first.work / "tail.log")
     refused = second.command("status", "--nodes")
     assert (refused.returncode, refused.stderr) == (1, "dsfs: backing directory does not answer\n")
+    not_pinned = second.command("pin", version.name)
+    assert not_pinned.returncode == 1
+    assert re.fullmatch("dsfs: backing directory(:| does not answer).*\n", not_pinned.stderr)
     wait_seen(first, second, "silent", SILENT_AFTER_S + SOON_S)
     b.mend()
     wait_seen(first, second, "alive", RECONNECTED_S)
     wait_seen(second, first, "alive")
     assert open_files_seen_by(second) == 1
+    assert second.version(version.name)["last_used_ago_s"] < HOUR_S / 2
 
     reading.kill()
     assert first.stop() == 0
     assert states_seen_by(second)[str(first.mountpoint)] == "stopped"
     assert open_files_seen_by(second) == 0
+    assert [event["kind"] for event in second.ask("events")["events"]] == ["started", "started", "pinned", "stopped"]

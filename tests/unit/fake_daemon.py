@@ -46,6 +46,12 @@ WARM = {
     "is_over": True, "reason": "drifted", "total_bytes": 4096, "resident_bytes": 1024, "rate_bytes_per_s": 0,
     "left_s": None, "quiet_s": 0.0, "missing": [{"reason": "drifted", "bytes": 3072, "example": ""}],
 }  # fmt: skip
+PIN = V1 | {
+    "state": "pinned", "at_s": NOW_S - 60, "until_s": None, "user": "ann", "node": "gpu1", "note": "paper\n",
+}  # fmt: skip
+EVENT = V1 | {
+    "at_s": NOW_S, "kind": "dropped", "bytes": 4096, "why": "by ann\n", "node": "0123456789abcdef", "host": "gpu1",
+}  # fmt: skip
 
 
 class FakeDaemon:
@@ -65,6 +71,10 @@ class FakeDaemon:
             "warm": WARM,
             "warms": {"warms": [WARM]},
             "warm_stop": {"stopped": 2},
+            "pin": PIN,
+            "unpin": V1,
+            "pins": {"pins": [PIN]},
+            "events": {"events": [EVENT], "left_out": 3, "damaged_lines": 2, "read_until": {"a.1.jsonl": 7}},
         }
         self._ready = threading.Event()
 

@@ -2,10 +2,9 @@
 
 import io
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,24 +16,15 @@ from dsfs.admin.launch import StartError
 from dsfs.config import Config
 from dsfs.config.document import load
 from dsfs.logs import LogWriter
-from dsfs.model.errors import BusyError, DsfsError, NotFoundError, UsageError
-from tests.unit.fake_daemon import NOW_S, WARM, FakeDaemon
-
-
-@pytest.fixture
-def config(tmp_path: Path) -> Path:
-    path = tmp_path / "dsfs.toml"
-    path.write_text(
-        f'mountpoint = "{tmp_path}/mnt"\nstate_dir = "{tmp_path}"\n[origin]\nurl = "s3://lake"\n'
-        f'[backing]\npath = "{tmp_path}/backing"\nlimit = "1GiB"\n'
-    )
-    return path
-
-
-@pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[FakeDaemon]:
-    with FakeDaemon(tmp_path / "control.sock") as running:
-        yield running
+from dsfs.model.errors import (
+    BackingError,
+    BusyError,
+    DaemonUnreachableError,
+    DsfsError,
+    NotFoundError,
+    UsageError,
+)
+from tests.unit.fake_daemon import EVENT, NOW_S, WARM, FakeDaemon
 
 
 @pytest.fixture
@@ -67,6 +57,13 @@ def test_changes_say_what_they_did(page_of: Callable[..., str]) -> None:
     assert page_of("warm", "--stop", "speech/v1") == "speech/v1: 2 stopped\n"
     assert page_of("warm", "--list").splitlines()[1] == "3.00 KiB missing: drifted"
     assert page_of("metrics") == "dsfs_fill_bytes_total 5\n"
+    assert page_of("pin", "speech/v1").splitlines()[1].startswith("speech/v1  pinned")
+    assert page_of("unpin", "speech/v1") == "speech/v1: unpinned\n"
+    assert len(page_of("pins").splitlines()) == 2
+    event, left_out, damaged = page_of("events").splitlines()
+    assert event.endswith("  gpu1  speech/v1 dropped 4.00 KiB (by ann\\n)")
+    assert left_out.startswith("3 older ones are left out")
+    assert damaged == "2 lines cannot be understood and are left out"
 
 
 @pytest.mark.parametrize(
@@ -88,6 +85,20 @@ def test_changes_say_what_they_did(page_of: Callable[..., str]) -> None:
         ),
         (["warm", "--list"], ("warms", {})),
         (["warm", "--stop", "speech/v1"], ("warm_stop", {"target": "speech/v1"})),
+        (["pin", "speech/v1"], ("pin", {"target": "speech/v1", "note": ""})),
+        (
+            ["pin", "speech/v1", "--until", "30d", "--note", "paper"],
+            ("pin", {"target": "speech/v1", "note": "paper", "for_s": 2_592_000.0}),
+        ),
+        (
+            ["pin", "speech/v1", "--until", "2027-01-31T18:00Z"],
+            ("pin", {"target": "speech/v1", "note": "", "until_s": 1_801_418_400.0}),
+        ),
+        (["unpin", "speech/v1"], ("unpin", {"target": "speech/v1"})),
+        (["pins"], ("pins", {})),
+        (["events"], ("events", {"target": None})),
+        (["events", "speech", "--since", "2h"], ("events", {"target": "speech", "last_s": 7200.0})),
+        (["events", "--since", "2027-01-31T18:00Z"], ("events", {"target": None, "since_s": 1_801_418_400.0})),
     ],
 )
 def test_json_is_what_the_daemon_answered(
@@ -98,7 +109,7 @@ def test_json_is_what_the_daemon_answered(
     assert daemon.asked == [asked]
 
 
-@pytest.mark.parametrize("verb", ["status", "drop", "refresh"])
+@pytest.mark.parametrize("verb", ["status", "drop", "refresh", "pin", "unpin", "events"])
 def test_version_may_be_a_path_of_the_mount(
     daemon: FakeDaemon, page_of: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
@@ -125,6 +136,31 @@ def test_warm_that_is_waited_for_and_does_not_complete_is_a_failure(
     )
     daemon.answers["warm"] = WARM | {"state": "complete", "missing": []}
     assert cli.main(command) == 0
+
+
+def test_events_are_followed_until_somebody_interrupts_it(
+    daemon: FakeDaemon, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also past a backing directory that is silent for a while, and a daemon that ends."""
+    silent = BackingError("it is silent")
+    gone = DaemonUnreachableError("gone")
+    answers: list[object] = [silent, silent, daemon.answers["events"], gone, KeyboardInterrupt]
+
+    def next_answer(seconds: float) -> None:
+        answer = answers.pop(0)
+        if answer is KeyboardInterrupt:
+            raise KeyboardInterrupt
+        daemon.answers["events"] = answer
+
+    monkeypatch.setattr("dsfs.admin.commands.time.sleep", next_answer)
+    assert cli.main(["events", "-f", "--json", "--socket", str(daemon.path)]) == 130
+    said = capsys.readouterr()
+    assert [json.loads(line) for line in said.out.splitlines()] == [EVENT, EVENT]
+    assert said.err == "dsfs: it is silent\ndsfs: gone\n"
+    asked = [args.get("read_until") for _, args in daemon.asked]
+    assert asked == [None, *[{"a.1.jsonl": 7}] * 4]
+    daemon.answers["events"] = silent
+    assert cli.main(["events", "-f", "--socket", str(daemon.path)]) == 1
 
 
 def test_path_inside_the_mount_may_be_relative_or_behind_a_link(
@@ -175,6 +211,7 @@ def test_without_a_daemon_the_code_is_its_own(config: Path, capsys: pytest.Captu
         (["warm", "--stop"], "expected NAME/VERSION, or --list (see dsfs warm --help)"),
         (["mount", "--timeout", "5"], "argument --timeout: '5': expected a duration with its unit"),
         (["ls", "--config", "a", "--socket", "b"], "not allowed with argument"),
+        (["pin", "speech/v1", "--until", "soon"], "argument --until: 'soon': expected a date such as"),
         ([], "the following arguments are required: COMMAND (see dsfs --help)"),
     ],
 )
@@ -267,7 +304,7 @@ def test_interrupt_is_quiet(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "load", interrupted)
+    monkeypatch.setattr("dsfs.admin.commandline.load", interrupted)
     assert cli.main(["status"]) == 130
     assert capsys.readouterr() == ("", "")
 
@@ -278,48 +315,9 @@ def test_bug_is_a_traceback_and_its_own_code(
     def broken(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(cli, "load", broken)
+    monkeypatch.setattr("dsfs.admin.commandline.load", broken)
     assert cli.main(["status"]) == 70
     assert "ZeroDivisionError" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("verb", ["metrics", "ls", "ls --json"])
-def test_reader_of_a_pipe_that_leaves_early_ends_the_command_quietly(daemon: FakeDaemon, verb: str) -> None:
-    daemon.answers["metrics"] = {"text": "x" * 1_000_000 + "\n"}
-    daemon.answers["ls"] = {"entries": [{"name": f"{number:0200}", "kind": "file"} for number in range(5_000)]}
-    command = [sys.executable, "-m", "dsfs", *verb.split(), "--socket", str(daemon.path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        process.stdout.close()
-        assert process.stderr.read() == b""
-        assert process.wait(30) == 0
-
-
-@pytest.mark.parametrize("verb", ["metrics", "status", "status --json"])
-def test_standard_output_that_is_full_is_one_line_and_a_failure(daemon: FakeDaemon, verb: str) -> None:
-    command = [sys.executable, "-m", "dsfs", *verb.split(), "--socket", str(daemon.path)]
-    with open("/dev/full", "w") as full:
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=30)
-    assert done.returncode == 1
-    said = json.loads(done.stderr)["error"] if "--json" in verb else done.stderr
-    assert said.removeprefix("dsfs: ").rstrip() == "standard output: No space left on device"
-
-
-@pytest.mark.parametrize("words", ["--help", "--version", "warm --help", "config --help"])
-@pytest.mark.parametrize("buffering", [{}, {"PYTHONUNBUFFERED": "1"}])
-def test_help_that_cannot_be_written_is_a_failure(words: str, buffering: dict[str, str]) -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"} | buffering
-    command = [sys.executable, "-m", "dsfs", *words.split()]
-    with open("/dev/full", "w") as full:
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=30, env=environment)
-    assert (done.returncode, done.stderr) == (1, "dsfs: standard output: No space left on device\n")
-
-
-def test_standard_error_that_is_full_leaves_the_exit_code(config: Path) -> None:
-    command = [sys.executable, "-m", "dsfs", "status", "--config", str(config)]
-    with open("/dev/full", "w") as full:
-        assert subprocess.run(command, stderr=full, timeout=30).returncode == 3
 
 
 def test_reading_verb_loads_neither_the_daemon_nor_what_it_does_not_show(daemon: FakeDaemon) -> None:
@@ -341,12 +339,3 @@ def test_every_exit_code_is_in_the_help(capsys: pytest.CaptureFixture[str]) -> N
     for code, meaning in cli.EXIT_CODES.items():
         assert f"{code:>3}  {meaning}" in page
     assert set(cli._CODE_OF_ERROR.values()) <= cli.EXIT_CODES.keys()
-
-
-def test_output_for_a_terminal_that_knows_ascii_only(daemon: FakeDaemon) -> None:
-    daemon.answers["ls"] = {"entries": [{"name": "Grüße", "kind": "file"}]}
-    command = [sys.executable, "-m", "dsfs", "ls", "--socket", str(daemon.path)]
-    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, env=environment)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert r"Gr\xfc\xdfe" in done.stdout

@@ -2,6 +2,7 @@
 
 import grp
 import os
+import pwd
 import socket
 import stat
 import subprocess
@@ -224,9 +225,22 @@ async def test_other_user_may_look_but_not_change(path: Path) -> None:
 
 
 @pytest.mark.trio
-async def test_own_user_may_change(path: Path) -> None:
+async def test_own_user_may_change_and_is_named_to_the_verb(path: Path) -> None:
+    name = pwd.getpwuid(os.geteuid()).pw_name
     async with serving(path) as client:
-        assert await call(client, "drop", {"target": "a/b"}) == {"target": "a/b"}
+        for said in ({}, {control.ASKED_BY: "somebody else"}):
+            answer = await call(client, "drop", {"target": "a/b", **said})
+            assert answer == {"target": "a/b", control.ASKED_BY: name}
+
+
+@pytest.mark.trio
+async def test_user_without_a_name_is_a_number(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(uid: int) -> None:
+        raise KeyError(uid)
+
+    async with serving(path) as client:
+        monkeypatch.setattr(pwd, "getpwuid", unknown)
+        assert (await call(client, "drop"))[control.ASKED_BY] == f"uid {os.geteuid()}"
 
 
 def test_members_of_the_group_and_root_may_change(path: Path) -> None:

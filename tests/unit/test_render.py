@@ -59,6 +59,7 @@ STATUS: dict[str, Any] = {
             "bytes": 4000,
             "resident_bytes": 1000,
             "state": "drifted",
+            "last_used_ago_s": 7384.2,
             "drifted": ["a/b.wav"],
             "left_out": 2,
             "left_out_examples": [["a//b", "empty component"], [EVIL, "why not"]],
@@ -153,6 +154,9 @@ def test_status_shows_the_daemon_what_it_depends_on_and_its_versions() -> None:
         "%",
         "1,000",
         "drifted",
+        "2h",
+        "3m",
+        "ago",
         "0123456789ab",
     ]
     assert rows[1] == ["speech/v2", "unlisted"]
@@ -208,6 +212,21 @@ def test_nodes_end_with_what_is_in_use_and_what_is_wrong() -> None:
         "?: node 00dd cannot be understood: heartbeat: denied",
         "?: what it has in use is not known",
     ]
+
+
+def test_pins_are_shown_with_what_is_known_of_each() -> None:
+    pin = {
+        "dataset": "speech", "version": "v1", "state": "pinned", "at_s": NOW_S, "until_s": NOW_S + 60, "user": "ann",
+        "node": "gpu1", "note": EVIL,
+    }  # fmt: skip
+    unknown = dict.fromkeys(pin) | {"state": "damaged", "note": "x.json: torn"}
+    page = Page(NOW_S).pins([pin, pin | {"until_s": None, "user": ""}, unknown])
+    header, first, second, third = page.splitlines()
+    assert header.split() == ["VERSION", "STATE", "UNTIL", "SINCE", "BY", "NODE", "NOTE"]
+    assert first.startswith("speech/v1  pinned   2027-01-15 0")
+    assert first.endswith(r"ann  gpu1  x\n\x1b[2Jy[red]")
+    assert "pinned   no end" in second
+    assert third.split() == ["?", "damaged", "x.json:", "torn"]
 
 
 def test_name_from_the_origin_cannot_steer_the_terminal() -> None:

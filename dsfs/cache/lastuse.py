@@ -1,0 +1,94 @@
+"""Last use: this node tells all others which versions are in use, now and then.
+
+A version is in use when somebody opens, reads or looks into it, or has a file of it open: what the kernel has in its
+page cache is read, and what is mapped is used, without a word to the daemon.
+
+Concurrency: the trio thread marks versions and looks at them; a thread of its own takes the news to the backing
+directory.  While that is silent the news is late, and nothing waits for it.
+"""
+
+import logging
+from collections.abc import Callable
+
+import trio
+
+from dsfs.cache.library import Library, Version
+from dsfs.model.lastuse import TOLD_EVERY_S
+from dsfs.storage.lastuses import LastUses
+from dsfs.storage.nodes import NodesDirectory
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 5.0  # how often it is looked what has come into use
+FORGET_S = 86_400.0
+FIRST_FORGET_S = 3_600.0
+END_S = 2.0  # what the last news may take
+
+
+class UseRecorder:
+    """Tells of the versions of `library`, each at most every TOLD_EVERY_S."""
+
+    def __init__(self, library: Library, uses: LastUses, nodes: NodesDirectory) -> None:
+        self.uses = uses
+        self._library = library
+        self._nodes = nodes
+        self._told_s: dict[Version, float] = {}
+        self._turn = trio.Lock()
+        self._limiter = trio.CapacityLimiter(1)
+        self._trouble = ""
+
+    async def serve(self) -> None:
+        """Service: tells for as long as the daemon runs."""
+        forget_s = trio.current_time() + FIRST_FORGET_S
+        while True:
+            await self._tell(trio.current_time() - TOLD_EVERY_S)
+            if trio.current_time() >= forget_s:
+                forget_s = trio.current_time() + FORGET_S
+                await self._in_thread(lambda: self.uses.forget(self._nodes.now_ns()))
+            await trio.sleep(LOOK_S)
+
+    async def end(self) -> None:
+        """Tell what was not told yet, if that is possible now."""
+        with trio.move_on_after(END_S):
+            await self._tell(trio.current_time())
+
+    async def _tell(self, told_before_s: float) -> None:
+        """Tell of the versions in use of which nothing was told since then."""
+        async with self._turn:
+            due = [version for version in self._library.versions if self._is_due(version, told_before_s)]
+            told: list[Version] = []
+
+            def work() -> None:
+                fault: OSError | None = None
+                for version in due:
+                    try:
+                        self.uses.touch(version.dataset.name, version.name)
+                        told.append(version)
+                    except OSError as exc:
+                        fault = exc
+                if fault is not None:
+                    raise fault
+
+            for version in due:
+                version.was_used = False
+            if due:
+                await self._in_thread(work)
+            self._told_s.update(dict.fromkeys(told, trio.current_time()))
+            for version in due:
+                version.was_used |= version not in told
+
+    def _is_due(self, version: Version, told_before_s: float) -> bool:
+        is_used = version.was_used or any(generation.open_files for generation in version.generations)
+        return is_used and self._told_s.get(version, told_before_s) <= told_before_s
+
+    async def _in_thread(self, work: Callable[[], None]) -> None:
+        """What goes wrong is tried again later, and told once."""
+        try:
+            await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._limiter)
+            self._trouble = ""
+        except OSError as exc:
+            if str(exc) != self._trouble:
+                self._trouble = str(exc)
+                log.info("the other nodes cannot be told which versions are in use: %s", exc)
+        except Exception:  # a service that ends would end the mount
+            log.exception("unexpected error while telling which versions are in use")

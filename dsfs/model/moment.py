@@ -1,0 +1,39 @@
+"""Points of time as people write them: a date, a date and time, or a duration."""
+
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from datetime import time as time_of_day
+from functools import partial
+
+from dsfs.model.quantity import parse_duration
+
+EXPECTED_MOMENT = 'a date such as "2027-01-31", a date and time such as "2027-01-31 18:00", or a duration such as "30d"'
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Seconds since the epoch; or, `is_relative`, seconds from the time at which it is asked for."""
+
+    seconds: float
+    is_relative: bool
+
+
+def parse_moment(text: str, *, end_of_day: bool = False) -> Moment:
+    """What the text means in the time zone of this process, where it names none; ValueError if it means nothing.
+
+    A date alone is the beginning of that day, or its end.
+    """
+    text = text.strip()
+    for read in (partial(_of_date, end_of_day=end_of_day), datetime.fromisoformat):
+        try:
+            return Moment(read(text).astimezone().timestamp(), is_relative=False)
+        except (ValueError, OverflowError):
+            continue
+    try:
+        return Moment(parse_duration(text), is_relative=True)
+    except ValueError:
+        raise ValueError(f"expected {EXPECTED_MOMENT}") from None
+
+
+def _of_date(text: str, *, end_of_day: bool) -> datetime:
+    return datetime.combine(date.fromisoformat(text) + timedelta(days=end_of_day), time_of_day())
