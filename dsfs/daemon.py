@@ -82,7 +82,7 @@ CLAIMS_THREADS = 4
 SEALING_THREADS = 2  # each may read a whole segment
 REQUESTS_END_S = 2.0  # requests at work may take so long to end after the first signal
 M_ARENA_MAX, M_MMAP_THRESHOLD = -8, -3  # of malloc.h
-# What is larger goes back to the system when it is freed; in the heap it leaves holes, 60 MiB at the peak of 40 readers.
+# Larger buffers go back to the system when freed; in the heap they leave holes: 60 MiB at the peak of 40 readers.
 # Not where the directory is on a network: there the bytes of each READ are such a buffer.
 LARGE_BYTES = 512 * 1024
 DRAIN_S = 10.0  # and fills and seals so long

@@ -63,7 +63,7 @@ def assert_nothing_left_over(node: Node, version: SourceVersion) -> None:
     )
     place = f"versions/{version.name}/{catalog.parent.name}"
     beside = ["dsfs.json", f"{place}/catalog.mdb", f"{place}/summary.json"]
-    elsewhere = ("segments/", "turns/", "nodes/", "events/", "uses/")  # nodes write what they tell each other all the time
+    elsewhere = ("segments/", "turns/", "nodes/", "events/", "uses/")  # where nodes tell each other things
     assert [name for name in files_below(node.backing) if not name.startswith(elsewhere)] == beside
     assert files_below(node.state_dir / "listing") == []
     assert len(list((node.state_dir / "catalogs" / version.name).iterdir())) == 1
