@@ -127,5 +127,6 @@ def _present(file: SegmentFile) -> Iterator[None]:
             file.look_again(anew=True)
             raise BlockLostError(f"segment {file.identity}: the claims on it were lost") from exc
         if exc.errno in GONE:
+            file.look_again()  # else what was believed of its name would still be, when it is asked for again
             raise BlockLostError(f"segment {file.identity} was sealed or dropped meanwhile") from exc
         raise

@@ -22,7 +22,6 @@ from dsfs.storage.filesystem import (
     GONE,
     DirectFile,
     FileSystem,
-    attributes_of,
     is_there,
     open_existing,
     place_file,
@@ -129,7 +128,7 @@ class Filling(OpenFiles):
         self.map = block_map
         self.writers = 0
         self.changes = 0
-        self._current_s = -math.inf
+        self._in_place_s = -math.inf
         self.fills = bytearray(len(block_map))
 
     @classmethod
@@ -179,32 +178,25 @@ class Filling(OpenFiles):
         os.close(self.data.fd)
         os.close(self._map_fd)
 
-    def is_current(self, believed_s: float) -> bool:
-        """Whether the map still has a name: who seals or drops the segment takes it away.
+    def is_in_place(self, believed_s: float = 0.0) -> bool:
+        """Whether the open data file still has its name: nobody removed it, and no other node sealed it.
 
-        What an NFS server said is believed for so long.
+        By its name and not by its links: who seals has it open, and what is removed while it is open an NFS client only
+        renames.  On a network, that it was in place so many seconds ago is believed.
         """
         now_s = time.monotonic()
-        if self._fs.is_network and now_s - self._current_s < believed_s:
+        if self._fs.is_network and now_s - self._in_place_s < believed_s:
             return True
-        try:
-            is_current = attributes_of(self._map_fd, anew=self._fs.is_network).links > 0
-        except OSError as exc:
-            if exc.errno in GONE:
-                return False
-            raise
-        self._current_s = now_s
-        return is_current
-
-    def is_in_place(self) -> bool:
-        """Whether the open data file still has its name: nobody removed it, and no other node sealed it."""
         refresh_names(self._path.parent, self._fs)
         try:
-            return os.path.samestat(os.stat(beside(self._path, ".part")), os.fstat(self.data.fd))
+            is_in_place = os.path.samestat(os.stat(beside(self._path, ".part")), os.fstat(self.data.fd))
         except OSError as exc:
             if exc.errno in GONE:
                 return False
             raise
+        if is_in_place:
+            self._in_place_s = now_s
+        return is_in_place
 
     def notice_changes(self) -> bool:
         """Whether somebody else changed the data since our last write.

@@ -97,7 +97,7 @@ class SegmentFile:
             if anew or is_closed or not (self._sealed is None or self._sealed.is_intact()):
                 self._become_absent()
                 self._look()
-            elif self._filling is not None and not self._filling.is_current(believed_s):
+            elif self._filling is not None and not self._filling.is_in_place(believed_s):
                 self._begin_again()
 
     def _look(self) -> None:
