@@ -166,8 +166,8 @@ async def test_warm_outlives_the_daemon_and_fetches_the_rest(tmp_path: Path) -> 
     assert origin.sent_bytes < sum(map(len, contents.values()))
     async with running(tmp_path, origin) as engine:
         assert await ended(await found(engine)) is Phase.COMPLETE
+        await until(lambda: requests_in(tmp_path / "state") == [], "the request being taken away")
     assert origin.sent_bytes == sum(map(len, contents.values()))
-    assert requests_in(tmp_path / "state") == []
 
 
 async def test_stopped_warm_starts_nothing_more_and_is_not_taken_up_again(tmp_path: Path) -> None:

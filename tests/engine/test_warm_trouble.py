@@ -154,7 +154,7 @@ async def test_request_for_all_nodes_is_found_by_another_whose_work_completes_it
             assert origin_b.lists == []
         assert await ended(asked) is Phase.COMPLETE
         assert origin_a.sent_bytes + origin_b.sent_bytes == sum(map(len, contents.values()))
-        assert requests_in(backing) == []
+        await until(lambda: requests_in(backing) == [], "the request being taken away")
         for path, content in contents.items():
             assert await a.read_path(path) == content
 
