@@ -64,7 +64,13 @@ class Session:
 
     async def serve(self) -> None:
         """Answer requests until `end` or until somebody unmounts."""
-        await pyfuse3.main(1, MAX_TASKS)
+        try:
+            await pyfuse3.main(1, MAX_TASKS)
+        except* OSError as group:
+            # So the kernel says when the mount is taken away in the moment in which a request of it is read.
+            _, others = group.split(lambda error: isinstance(error, OSError) and error.errno == errno.ECONNABORTED)
+            if others is not None:
+                raise others from None
 
     async def wait_answering(self) -> None:
         """Wait until the mount answers; then tune it.  `serve` must be running."""
