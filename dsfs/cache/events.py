@@ -15,6 +15,7 @@ from itertools import islice
 
 import trio
 
+from dsfs.cache.tolerance import Tolerance
 from dsfs.metrics import Metrics
 from dsfs.model.event import MOST_CHARACTERS, Event, Kind
 from dsfs.storage.eventlog import EventLog
@@ -41,7 +42,7 @@ class Events:
         self._is_news = trio.Event()
         self._turn = trio.Lock()
         self._limiter = trio.CapacityLimiter(1)
-        self._trouble = ""
+        self._tolerance = Tolerance(log, "events cannot be written, and wait")
 
     def tell(self, kind: Kind, dataset: str = "", version: str = "", why: str = "", bytes: int = 0) -> None:
         """That has happened just now, to so many bytes of the version.  Never waits, never fails."""
@@ -73,19 +74,11 @@ class Events:
         self._waiting.clear()
 
     async def _is_done(self, work: Callable[[], Awaitable[None]]) -> bool:
-        """Whether that was possible; why not is told once."""
-        try:
-            async with self._turn:
+        """Whether that was possible."""
+        async with self._turn:
+            with self._tolerance:
                 await work()
-            self._trouble = ""
-            return True
-        except OSError as exc:
-            if str(exc) != self._trouble:
-                self._trouble = str(exc)
-                log.info("events cannot be written, and wait: %s", exc)
-        except Exception:  # a service that ends would end the mount
-            log.exception("unexpected error while writing events")
-        return False
+            return self._tolerance.is_well
 
     async def _write(self) -> None:
         batch = list(islice(self._waiting, BATCH))

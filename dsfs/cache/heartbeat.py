@@ -11,7 +11,6 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -22,6 +21,7 @@ from dsfs import __version__
 from dsfs.cache.datasets import Datasets
 from dsfs.cache.library import Generation, Library
 from dsfs.cache.segments import SegmentTable
+from dsfs.cache.tolerance import Tolerance
 from dsfs.metrics import Metrics
 from dsfs.model.nodes import BEAT_S, Look
 from dsfs.model.recent import Recent
@@ -68,7 +68,7 @@ class Heartbeat:
         self._recent = Recent(RECENT_S)
         self._read: dict[Generation, int] = {}
         self._told_s = self._looked_s = -math.inf
-        self._trouble = ""
+        self._tolerance = Tolerance(log, "the other nodes cannot be told that this one is alive, or be seen")
 
     async def serve(self) -> None:
         """Service: beat and now and then look, until `end`."""
@@ -95,7 +95,7 @@ class Heartbeat:
     # ---------------------------------------------------------------- by its thread
 
     async def _beat(self, tell: Callable[[Usage], None]) -> None:
-        with self._tolerance():
+        with self._tolerance:
             usage = self._usage()
 
             def work() -> None:
@@ -106,24 +106,11 @@ class Heartbeat:
             await self._in_thread(work)
 
     async def _look_after_others(self) -> None:
-        with self._tolerance():
+        with self._tolerance:
             await self._in_thread(lambda: self.nodes.forget(self.look()))
 
     async def _in_thread(self, work: Callable[[], None]) -> None:
         await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._limiter)
-
-    @contextmanager
-    def _tolerance(self) -> Iterator[None]:
-        """What goes wrong in the block is tried again with the next beat, and told once."""
-        try:
-            yield
-            self._trouble = ""
-        except OSError as exc:
-            if str(exc) != self._trouble:
-                self._trouble = str(exc)
-                log.info("the other nodes cannot be told that this one is alive, or be seen: %s", exc)
-        except Exception:  # a service that ends would end the mount
-            log.exception("unexpected error while telling the other nodes of this one")
 
     def _state_of_backing(self) -> Dependency:
         reason = self.backing.why_not_filling()

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import trio
 
 from dsfs.cache.library import Library, Version
+from dsfs.cache.tolerance import Tolerance
 from dsfs.model.lastuse import TOLD_EVERY_S
 from dsfs.storage.lastuses import LastUses
 from dsfs.storage.nodes import NodesDirectory
@@ -35,7 +36,7 @@ class UseRecorder:
         self._told_s: dict[Version, float] = {}
         self._turn = trio.Lock()
         self._limiter = trio.CapacityLimiter(1)
-        self._trouble = ""
+        self._tolerance = Tolerance(log, "the other nodes cannot be told which versions are in use")
 
     async def serve(self) -> None:
         """Service: tells for as long as the daemon runs."""
@@ -82,13 +83,5 @@ class UseRecorder:
         return is_used and self._told_s.get(version, told_before_s) <= told_before_s
 
     async def _in_thread(self, work: Callable[[], None]) -> None:
-        """What goes wrong is tried again later, and told once."""
-        try:
+        with self._tolerance:
             await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._limiter)
-            self._trouble = ""
-        except OSError as exc:
-            if str(exc) != self._trouble:
-                self._trouble = str(exc)
-                log.info("the other nodes cannot be told which versions are in use: %s", exc)
-        except Exception:  # a service that ends would end the mount
-            log.exception("unexpected error while telling which versions are in use")
