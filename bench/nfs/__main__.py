@@ -31,7 +31,7 @@ def _parser() -> argparse.ArgumentParser:
         "--line", type=int, default=20, metavar="MB/S", help="from the far origin to all nodes together (default 20)"
     )
     parser.add_argument(
-        "--storage", type=int, default=100, metavar="MB/S", help="to the NFS server, where it is bound (default 100)"
+        "--storage", type=int, default=30, metavar="MB/S", help="to the NFS server, where it is bound (default 30)"
     )
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="where the record goes")
     parser.add_argument("--no-record", action="store_true", help="print the table only")
