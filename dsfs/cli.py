@@ -29,6 +29,7 @@ from dsfs.admin.commandline import (
     version_in_mount,
 )
 from dsfs.admin.commands import add_commands
+from dsfs.admin.removals import add_removals
 from dsfs.admin.streams import Parts
 from dsfs.config import DEFAULT_PATH, Config
 from dsfs.model.errors import BusyError, ConfigError, DaemonUnreachableError, DsfsError, UsageError
@@ -41,7 +42,7 @@ EXIT_CODES: Mapping[int, str] = MappingProxyType(
         1: "the operation failed, or the daemon or the origin said no",
         2: "wrong usage or configuration",
         3: "no daemon answers",
-        4: "busy: another daemon is running, or the mount is in use",
+        4: "busy: another daemon is running, or the mount or the version is in use",
         5: "`dsfs doctor` warns",
         6: "`dsfs doctor` found what does not work",
         70: "a bug in dsfs: please report the traceback",
@@ -127,6 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_questions(commands, [either, as_json])
     _add_warm(commands, [either, as_json])
     add_commands(commands, [either, as_json])
+    add_removals(commands, [either, as_json])
     _add_config(commands, [which, as_json])
     _add_doctor(commands, [which, as_json])
     return parser
@@ -164,10 +166,8 @@ def _add_questions(commands: Any, parents: Sequence[argparse.ArgumentParser]) ->
     subject.add_argument("--nodes", action="store_true", help="all nodes that share the backing directory")
     why = add_command(commands, "why", _why, "where the bytes of a file come from, and why", parents)
     why.add_argument("path", metavar="PATH", help="a path of the mount, or NAME/VERSION/PATH")
-    drop = add_command(commands, "drop", _drop, "delete the resident bytes of a version", parents)
     refresh = add_command(commands, "refresh", _refresh, "list a version again", parents)
-    for command in (drop, refresh):
-        command.add_argument("target", metavar="NAME/VERSION", help="or a path of the mount")
+    refresh.add_argument("target", metavar="NAME/VERSION", help="or a path of the mount")
     add_command(commands, "metrics", _metrics, "all counters, in the Prometheus text format", parents)
 
 
@@ -281,15 +281,6 @@ def _why(args: argparse.Namespace) -> str:
     client, mountpoint = daemon(args)
     answer = client.call("why", {"path": in_mount(args.path, mountpoint)})
     return json_text(answer) if args.json else page().why(answer)
-
-
-def _drop(args: argparse.Namespace) -> str:
-    client, mountpoint = daemon(args)
-    answer = client.call("drop", {"target": version_in_mount(args.target, mountpoint)}, timeout_s=None)
-    if args.json:
-        return json_text(answer)
-    dropped = f"{answer['dropped_bytes']:,} bytes of {answer['segments']:,} segments dropped"
-    return printable(f"{answer['dataset']}/{answer['version']}: {dropped}") + "\n"
 
 
 def _refresh(args: argparse.Namespace) -> str:

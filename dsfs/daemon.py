@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import trio
 
 from dsfs import __version__
-from dsfs.admin.control import ControlServer, Verb
+from dsfs.admin.control import ControlServer
 from dsfs.admin.events import EventVerbs
 from dsfs.admin.nodes import Neighbours
 from dsfs.admin.notify import Notifier
@@ -66,7 +66,7 @@ from dsfs.storage.filesystem import file_system_of
 from dsfs.storage.generations import GenerationStore
 from dsfs.storage.known import refuse_if_gone, remember
 from dsfs.storage.lastuses import LastUses
-from dsfs.storage.mounts import within
+from dsfs.storage.mounts import told_if_slow, within
 from dsfs.storage.nodes import NodesDirectory, node_id
 from dsfs.storage.pins import PinFolder
 from dsfs.storage.rebuild import recover
@@ -102,14 +102,14 @@ def run(config: Config, *, force: bool) -> None:
             libc = ctypes.CDLL(None)
             libc.mallopt(M_ARENA_MAX, 2)
             prepare_mountpoint(config.mountpoint, force=force)
-            if not force:
-                refuse_if_gone(config.state_dir, config.backing.path)
-            backing = BackingDirectory(
-                config.backing.path, config.backing.limit_bytes, config.backing.floor.of
-            )
+            path = config.backing.path
+            with told_if_slow(log, config.backing.timeout_s, "%s does not answer: dsfs waits for it to start", path):
+                if not force:
+                    refuse_if_gone(config.state_dir, path)
+                backing = BackingDirectory(path, config.backing.limit_bytes, config.backing.floor.of)
             if not backing.file_system.is_network:
                 libc.mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
-            remember(config.state_dir, config.backing.path, backing.cluster)
+            remember(config.state_dir, path, backing.cluster)
             index = ResidencyIndex(config.state_dir / "residency.mdb", backing.cluster)
             metrics = Metrics()
             datasets = Datasets(config, metrics)
@@ -217,13 +217,15 @@ class Daemon:
         self.heartbeat = Heartbeat(
             nodes, self.library, self.segments, self.datasets, backing, metrics, config.mountpoint
         )
+        neighbours = Neighbours(self.heartbeat, self.queries.ask_backing)
         pins = PinFolder(backing.pins, backing.file_system, backing.space)
         self.verbs = {
-            **Verbs(self.queries, self.library, self.dropper, metrics, self.datasets, self.events, self.stop).table(),
+            **Verbs(
+                self.queries, self.library, self.dropper, neighbours, metrics, self.datasets, self.events, self.stop
+            ).table(),
             **WarmVerbs(self.warmer, self.library, config.mountpoint).table(),
             **PinVerbs(pins, nodes, self.queries, self.events).table(),
             **EventVerbs(self.events.log, nodes, self.queries).table(),
-            "nodes": Verb(Neighbours(self.heartbeat, self.queries.ask_backing).answer, changes=False),
         }
         self._connect_gauges()
 

@@ -1,10 +1,12 @@
 """What `dsfs status --nodes` answers: every node as this one sees it, and which versions are in use by whom."""
 
+import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from dsfs.cache.heartbeat import Heartbeat
+from dsfs.cache.library import Version
 from dsfs.model.errors import BackingError
 from dsfs.model.nodes import Look
 
@@ -26,10 +28,7 @@ class Neighbours:
 
     async def answer(self, args: dict[str, Any]) -> Answer:
         """All nodes; BackingError if this one cannot see them."""
-        try:
-            look = await self.ask_backing(self.heartbeat.look)
-        except OSError as exc:
-            raise BackingError(f"the nodes cannot be seen: {exc.strerror}") from exc
+        look = await self._look()
         uses = look.uses()
         return {
             "this": self.heartbeat.nodes.node,
@@ -50,3 +49,32 @@ class Neighbours:
             "segments_in_use": len(uses.segments),
             "nodes_with_unknown_use": sorted(uses.unknown),
         }
+
+    async def users(self, version: Version) -> list[str]:
+        """Which nodes have files of the version open, or may have, each with how many, for people.
+
+        This node is asked itself, the others said it some seconds ago.  BackingError if they cannot be seen.
+        """
+        look = await self._look()
+        uses, this = look.uses(), self.heartbeat.nodes.node
+        open_files = {this: sum(generation.open_files for generation in version.generations)}
+        for key, by_node in uses.versions.items():
+            if key[:2] == (version.dataset.name, version.name):
+                for node, count in by_node.items():
+                    if node != this:
+                        open_files[node] = open_files.get(node, 0) + count
+        hosts = {sighting.node: sighting.usage.host.name for sighting in look.sightings if sighting.usage is not None}
+        hosts[this] = socket.gethostname()
+        known = [f"{hosts[node]} ({_files(count)} open)" for node, count in sorted(open_files.items()) if count]
+        unknown = [f"{hosts.get(node, node)} (what it uses is not known)" for node in sorted(uses.unknown - {this})]
+        return known + unknown
+
+    async def _look(self) -> Look:
+        try:
+            return await self.ask_backing(self.heartbeat.look)
+        except OSError as exc:
+            raise BackingError(f"the nodes cannot be seen: {exc.strerror}") from exc
+
+
+def _files(count: int) -> str:
+    return "1 file" if count == 1 else f"{count:,} files"

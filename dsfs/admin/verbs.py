@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from dsfs.admin.control import ASKED_BY, Verb
+from dsfs.admin.nodes import Neighbours
 from dsfs.admin.queries import Answer, Queries
 from dsfs.admin.targets import text_of
 from dsfs.cache.datasets import Datasets
@@ -12,6 +13,7 @@ from dsfs.cache.drop import Dropper
 from dsfs.cache.events import Events
 from dsfs.cache.library import Library, Version
 from dsfs.metrics import Metrics
+from dsfs.model.errors import BusyError
 from dsfs.model.event import Kind
 
 
@@ -28,6 +30,7 @@ class Verbs:
     queries: Queries
     library: Library
     dropper: Dropper
+    neighbours: Neighbours
     metrics: Metrics
     datasets: Datasets
     events: Events
@@ -35,6 +38,7 @@ class Verbs:
 
     def table(self) -> Mapping[str, Verb]:
         return {
+            "nodes": Verb(self.neighbours.answer, changes=False),
             "status": Verb(self.status, changes=False),
             "ls": Verb(self.ls, changes=False),
             "why": Verb(self.why, changes=False),
@@ -62,7 +66,11 @@ class Verbs:
         return {"text": self.metrics.text()}
 
     async def drop(self, args: dict[str, Any]) -> Answer:
+        """BusyError if somebody has files of the version open, on any node, unless it is forced."""
         version = await self.queries.version(text_of(args, "target"))
+        if not args.get("force") and (users := await self.neighbours.users(version)):
+            name = f"{version.dataset.name}/{version.name}"
+            raise BusyError(f"{name} is in use by {', '.join(users)}; --force drops it all the same")
         dropped_bytes, segments = await self.dropper.drop(version)
         self._tell(Kind.DROPPED, version, args, dropped_bytes)
         return _named(version) | {"dropped_bytes": dropped_bytes, "segments": segments}

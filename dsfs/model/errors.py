@@ -97,7 +97,7 @@ class MountpointError(DsfsError):
 
 
 class BusyError(DsfsError):
-    """Another daemon holds the state directory or the mountpoint; the message names it and its pid."""
+    """Another daemon holds the state directory or the mountpoint, or somebody uses a version; the message says who."""
 
     errno = errnos.EBUSY
 

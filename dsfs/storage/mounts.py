@@ -2,11 +2,13 @@
 
 import ctypes
 import errno
+import logging
 import os
 import re
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -71,6 +73,18 @@ def within(timeout_s: float, question: Callable[[], T]) -> T | None:
     asker.start()
     asker.join(timeout_s)
     return outcome[0] if outcome else None
+
+
+@contextmanager
+def told_if_slow(log: logging.Logger, after_s: float, message: str, *args: object) -> Iterator[None]:
+    """The message is a warning if the block takes longer: it may be inside a file system that is silent."""
+    timer = threading.Timer(after_s, log.warning, (message, *args))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def life_of(path: Path, timeout_s: float = 5.0) -> Literal["alive", "dead", "silent"]:

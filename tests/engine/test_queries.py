@@ -9,14 +9,18 @@ import pytest
 import trio
 
 from dsfs.admin import queries
+from dsfs.admin.nodes import Neighbours
 from dsfs.admin.queries import Queries
 from dsfs.admin.verbs import Verbs
 from dsfs.cache.datasets import Datasets
-from dsfs.model.errors import BackingError, UsageError
+from dsfs.cache.heartbeat import Heartbeat
+from dsfs.model.errors import BackingError, BusyError, UsageError
 from dsfs.storage.backing import MARK
+from dsfs.storage.nodes import NodesDirectory
 from tests.engine.engine import MIB, PREFIX, Engine, running
 from tests.engine.fake_origin import FakeOrigin
 from tests.engine.faults import Faults
+from tests.rig.usages import usage_of
 
 CONTENT = b"x" * (5 * MIB)
 
@@ -45,8 +49,14 @@ def queries_of(engine: Engine) -> Queries:
 
 def verbs_of(engine: Engine) -> Verbs:
     asked = queries_of(engine)
+    heartbeat = Heartbeat(
+        engine.nodes, engine.library, engine.segments, asked.datasets, engine.backing, engine.metrics, asked.mountpoint
+    )
     stop = lambda *, now: None  # noqa: E731
-    return Verbs(asked, engine.library, engine.dropper, engine.metrics, asked.datasets, engine.events, stop)
+    return Verbs(
+        asked, engine.library, engine.dropper, Neighbours(heartbeat, asked.ask_backing), engine.metrics, asked.datasets,
+        engine.events, stop,
+    )  # fmt: skip
 
 
 @pytest.mark.expects_log("is damaged and left out|v1 cannot be listed")
@@ -185,3 +195,41 @@ async def test_argument_that_is_no_text_is_refused(
     async with running(tmp_path, sample()) as engine:
         with pytest.raises(UsageError, match=message):
             await verbs_of(engine).table()[verb].run(args)
+
+
+async def test_version_in_use_is_dropped_only_by_force(tmp_path: Path) -> None:
+    async with running(tmp_path, sample()) as engine:
+        verbs = verbs_of(engine)
+        opened = await engine.open("v1/large")
+        with pytest.raises(BusyError, match=r"photos/v1 is in use by \S+ \(1 file open\); --force drops it"):
+            await verbs.drop({"target": "photos/v1"})
+        assert (await verbs.drop({"target": "photos/v2"}))["version"] == "v2"
+        assert (await verbs.drop({"target": "photos/v1", "force": True}))["version"] == "v1"
+        engine.opener.release(opened)
+        assert (await verbs.drop({"target": "photos/v1"}))["version"] == "v1"
+
+
+async def test_version_that_another_node_uses_or_may_use_is_dropped_only_by_force(tmp_path: Path) -> None:
+    async with running(tmp_path, sample()) as engine:
+        verbs = verbs_of(engine)
+        other = NodesDirectory(engine.backing.nodes, "other", engine.backing.file_system)
+        other.beat(usage_of("far", files=2))
+        with pytest.raises(BusyError, match=r"in use by far \(2 files open\)"):
+            await verbs.drop({"target": "photos/v1"})
+        (engine.backing.nodes / "other" / "usage").write_text("nonsense")
+        with pytest.raises(BusyError, match=r"in use by other \(what it uses is not known\)"):
+            await verbs.drop({"target": "photos/v2"})
+        other.leave(usage_of("far", is_stopped=True))
+        for version in ("v1", "v2"):
+            await verbs.drop({"target": f"photos/{version}"})
+
+
+async def test_version_is_not_dropped_while_nobody_can_tell_who_uses_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path, sample()) as engine:
+        verbs = verbs_of(engine)
+        Faults(monkeypatch).fail("nodes.beat", errno.EROFS)
+        with pytest.raises(BackingError, match="the nodes cannot be seen"):
+            await verbs.drop({"target": "photos/v1"})
+        assert (await verbs.drop({"target": "photos/v1", "force": True}))["version"] == "v1"

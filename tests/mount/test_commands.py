@@ -207,7 +207,7 @@ def test_why_tells_where_the_bytes_of_a_file_come_from(background: Node, lake: L
 def test_drop_removes_what_is_resident_and_refresh_lists_anew(background: Node, lake: Lake) -> None:
     (background.mountpoint / V / "large").read_bytes()
     wait_until(lambda: background.segment_files(), what="sealing")
-    dropped = answer_of(background, "drop", str(background.mountpoint / V))
+    dropped = answer_of(background, "drop", str(background.mountpoint / V), "--yes")
     assert dropped["dropped_bytes"] >= len(CONTENT)
     assert not background.segment_files()
     assert background.version(V)["resident_bytes"] == 0
@@ -217,7 +217,7 @@ def test_drop_removes_what_is_resident_and_refresh_lists_anew(background: Node, 
     lake.put(f"{V}/new", b"1")
     refreshed = answer_of(background, "refresh", V)
     assert (refreshed["changed"], refreshed["previous"], refreshed["files"]) == (True, before, 7)
-    assert background.command("drop", "photos").returncode == 2
+    assert background.command("drop", "photos", "--yes").returncode == 2
     assert background.command("refresh", "photos/v9").returncode == 1
 
 
@@ -243,7 +243,9 @@ def test_config_is_shown_and_checked_without_a_daemon(new_node: NewNode) -> None
     assert node.command("mount").returncode == 2
 
 
-@pytest.mark.parametrize("words", [("status",), ("ls",), ("why", "a/b/c"), ("drop", "a/b"), ("metrics",), ("unmount",)])
+@pytest.mark.parametrize(
+    "words", [("status",), ("ls",), ("why", "a/b/c"), ("drop", "a/b", "--yes"), ("metrics",), ("unmount",)]
+)
 def test_without_a_daemon_every_command_says_so_and_exits_with_3(new_node: NewNode, words: tuple[str, ...]) -> None:
     done = new_node().command(*words)
     assert done.returncode == 3

@@ -67,7 +67,9 @@ def assert_whole(rig: NfsRig, new_node: NewNode, version: SourceVersion, export:
     read_on([new_node(d, settings=SETTINGS, export=export).start()], version, list(version.digests))
 
 
-@pytest.mark.expects_log("does not answer; until it does", "answers again, after", "a (claim|fill) failed")
+@pytest.mark.expects_log(
+    "does not answer; until it does", "answers again, after", "a (claim|fill) failed", "waits for it to start"
+)
 # So short is a client's patience with one request here, that it is over while the server is away, as it is after a
 # minute by default; a mount that is not soft tries again.
 @pytest.mark.parametrize(
@@ -98,7 +100,12 @@ def test_server_that_is_away_for_a_while(
     assert [state_of(node) for node in nodes] == ["unstable", "unstable"]
     forget_pages(server)
     assert read_on(nodes, version, [resident, missing]) < FETCHED_S  # nobody waits for what is known to be silent
+    late = new_node(rig.clients[2], settings=SETTINGS)
+    starting = late.spawn()
+    wait_until(lambda: "dsfs waits for it to start" in late.log_tail(), GOES_ON_S, "the new node saying why it waits")
     server.start_nfs()
+    assert starting.wait_ready(GOES_ON_S)
+    late.stop()
     wait_until(lambda: {state_of(node) for node in nodes} == {"ok"}, GOES_ON_S, "the server being noticed")
     filled_bytes = [node.metric("dsfs_fill_bytes_total") for node in nodes]
     read_on(nodes, version, [later, *version.small])

@@ -23,7 +23,7 @@ def main(endpoint_url: str, source: str, version: str) -> None:
         succeed(node, "mount")
         assert digest_tree(node.mountpoint / version) == expected
         assert "running" in succeed(node, "status")
-        assert "dropped" in succeed(node, "drop", version)
+        assert "dropped" in succeed(node, "drop", version, "--yes")
         os.kill(node.ask("status")["daemon"]["pid"], signal.SIGKILL)
         wait_until(lambda: not is_alive(node), what="the end of the daemon")
         succeed(node, "mount")  # takes away what the dead one left

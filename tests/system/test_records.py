@@ -103,7 +103,7 @@ def test_nodes_see_each_other_s_pins_events_and_uses(pair: tuple[Node, Node], ve
         assert wait_until(lambda: used() is not None, SOON_S, "the use being told")
         assert used() < 60
         assert first.command("warm", version.name, "--wait").returncode == 0
-        assert first.command("drop", version.name).returncode == 0
+        assert first.command("drop", version.name, "--yes").returncode == 0
         assert used() is not None
         told = [*started, ("pinned", "v1"), ("pinned", "v1"), ("unpinned", "v1"), ("warmed", "v1"), ("dropped", "v1")]
         wait_events(second, told)

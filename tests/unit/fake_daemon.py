@@ -29,6 +29,7 @@ STATUS = {
         "free_bytes": 2**41,
     },
     "memory": {"limit_bytes": 2**29, "used_bytes": 0},
+    "versions": [{"dataset": "speech", "version": "v1", "resident_bytes": 1024}],
 }
 V1 = {"dataset": "speech", "version": "v1"}
 WHY = {

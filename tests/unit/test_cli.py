@@ -2,9 +2,10 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -49,9 +50,55 @@ def test_reading_verbs_print_pages_for_people(page_of: Callable[..., str]) -> No
     assert page_of("why", "speech/v1/a").startswith("path        speech/v1/a\n")
 
 
+@pytest.fixture
+def typed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Says what somebody types at the terminal that standard input is."""
+    ours, theirs = os.openpty()
+    with open(theirs) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+
+        def type_line(line: str) -> None:
+            os.write(ours, line.encode() + b"\n")
+
+        yield type_line
+    os.close(ours)
+
+
+@pytest.mark.parametrize("answer", ["y", " YES "])
+def test_drop_asks_at_a_terminal(
+    daemon: FakeDaemon, page_of: Callable[..., str], typed: Callable[[str], None], answer: str
+) -> None:
+    typed(answer)
+    assert page_of("drop", "speech/v1", "--force") == "speech/v1: 4,096 bytes of 2 segments dropped\n"
+    assert daemon.asked == [
+        ("status", {"target": "speech/v1"}), ("drop", {"target": "speech/v1", "force": True}),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("answer", ["", "n", "yesterday"])
+def test_drop_that_is_not_confirmed_drops_nothing(
+    daemon: FakeDaemon, typed: Callable[[str], None], capsys: pytest.CaptureFixture[str], answer: str
+) -> None:
+    typed(answer)
+    assert cli.main(["drop", "speech/v1", "--socket", str(daemon.path)]) == 1
+    assert capsys.readouterr().err == (
+        "speech/v1: 1.00 KiB are resident. Drop them? [y/N] dsfs: nothing was dropped\n"
+    )
+    assert [verb for verb, _ in daemon.asked] == ["status"]
+
+
+def test_drop_without_a_terminal_wants_yes(
+    daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
+    assert cli.main(["drop", "speech/v1", "--socket", str(daemon.path)]) == 2
+    assert "say --yes" in capsys.readouterr().err
+    assert not daemon.asked
+
+
 @pytest.mark.usefixtures("daemon")
 def test_changes_say_what_they_did(page_of: Callable[..., str]) -> None:
-    assert page_of("drop", "speech/v1/") == "speech/v1: 4,096 bytes of 2 segments dropped\n"
+    assert page_of("drop", "speech/v1/", "--yes") == "speech/v1: 4,096 bytes of 2 segments dropped\n"
     assert page_of("refresh", "speech/v1") == "speech/v1: generation new instead of old, 3 files, 9 bytes\n"
     assert page_of("warm", "speech/v1") == "speech/v1: incomplete, 25.0 % of 4.00 KiB (drifted)\n"
     assert page_of("warm", "--stop", "speech/v1") == "speech/v1: 2 stopped\n"
@@ -75,7 +122,7 @@ def test_changes_say_what_they_did(page_of: Callable[..., str]) -> None:
         (["ls"], ("ls", {"target": None})),
         (["ls", "speech/v1"], ("ls", {"target": "speech/v1"})),
         (["why", "speech/v1/a"], ("why", {"path": "speech/v1/a"})),
-        (["drop", "speech/v1"], ("drop", {"target": "speech/v1"})),
+        (["drop", "speech/v1", "--yes"], ("drop", {"target": "speech/v1", "force": False})),
         (["refresh", "speech/v1"], ("refresh", {"target": "speech/v1"})),
         (["metrics"], ("metrics", {})),
         (["warm", "speech/v1"], ("warm", {"target": "speech/v1", "path": None, "nodes": "this"})),
@@ -109,19 +156,20 @@ def test_json_is_what_the_daemon_answered(
     assert daemon.asked == [asked]
 
 
-@pytest.mark.parametrize("verb", ["status", "drop", "refresh", "pin", "unpin", "events"])
+@pytest.mark.parametrize("verb", ["status", "drop --yes", "refresh", "pin", "unpin", "events"])
 def test_version_may_be_a_path_of_the_mount(
     daemon: FakeDaemon, page_of: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
     mountpoint = tmp_path / "mnt"
     deep = mountpoint / "speech" / "v1"
     deep.mkdir(parents=True)
-    page_of(verb, f"{mountpoint}/speech/v1")
+    words = verb.split()
+    page_of(*words, f"{mountpoint}/speech/v1")
     monkeypatch.chdir(mountpoint / "speech")
-    page_of(verb, "v1")
+    page_of(*words, "v1")
     monkeypatch.chdir(deep)
-    page_of(verb, ".")
-    page_of(verb, "speech/v1")  # where a relative path would be none of a version
+    page_of(*words, ".")
+    page_of(*words, "speech/v1")  # where a relative path would be none of a version
     asked = [args["target"] for _, args in daemon.asked]
     assert asked == [str(deep), str(deep), str(deep), "speech/v1"]
 

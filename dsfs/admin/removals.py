@@ -1,0 +1,45 @@
+"""The commands that take something out of the cache."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from dsfs.admin.client import ControlClient
+from dsfs.admin.commandline import add_command, daemon, json_text, version_in_mount
+from dsfs.model.errors import DsfsError, UsageError
+from dsfs.model.printable import printable
+from dsfs.model.quantity import format_size
+
+
+def add_removals(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> None:
+    drop = add_command(commands, "drop", _drop, "delete the resident bytes of a version", parents)
+    drop.add_argument("target", metavar="NAME/VERSION", help="or a path of the mount")
+    drop.add_argument("--yes", action="store_true", help="do not ask")
+    drop.add_argument(
+        "--force", action="store_true", help="also if files of it are open; their readers go on from the origin"
+    )
+
+
+def _drop(args: argparse.Namespace) -> str:
+    client, mountpoint = daemon(args)
+    target = version_in_mount(args.target, mountpoint)
+    if not args.yes:
+        _confirm_drop(client, target)
+    answer = client.call("drop", {"target": target, "force": args.force}, timeout_s=None)
+    if args.json:
+        return json_text(answer)
+    dropped = f"{answer['dropped_bytes']:,} bytes of {answer['segments']:,} segments dropped"
+    return printable(f"{answer['dataset']}/{answer['version']}: {dropped}") + "\n"
+
+
+def _confirm_drop(client: ControlClient, target: str) -> None:
+    """DsfsError unless somebody at a terminal says yes."""
+    if not sys.stdin.isatty():
+        raise UsageError("there is no terminal to ask at: say --yes (see dsfs drop --help)")
+    (version,) = client.call("status", {"target": target})["versions"]
+    name, held = f"{version['dataset']}/{version['version']}", format_size(version["resident_bytes"])
+    sys.stderr.write(f"{printable(name)}: {held} are resident. Drop them? [y/N] ")
+    sys.stderr.flush()
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise DsfsError("nothing was dropped")
