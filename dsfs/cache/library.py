@@ -334,7 +334,11 @@ class Library:
         if current is not None and current.generation == summary.generation:
             await self._run(built.unlink)
             return current
-        return await self._catalogs.add(*names, built, asdict(summary))
+        placed = await self._catalogs.add(*names, built, asdict(summary))
+        if current is None:
+            files = "1 file" if summary.files == 1 else f"{summary.files:,} files"
+            self._events.tell(Kind.PUBLISHED, *names, files, summary.bytes)
+        return placed
 
     def _list(self, version: Version) -> tuple[Path, Summary]:
         """In a worker thread: a catalog of what the origin has now."""

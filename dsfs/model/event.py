@@ -15,6 +15,7 @@ class Kind(StrEnum):
 
     STARTED = "started"  # a node
     STOPPED = "stopped"
+    PUBLISHED = "published"  # a version was listed for the first time, and is there for all nodes
     WARMED = "warmed"  # all that was asked for is resident
     DROPPED = "dropped"
     REFRESHED = "refreshed"  # there is a new generation

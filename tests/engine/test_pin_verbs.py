@@ -176,8 +176,9 @@ async def test_drop_and_refresh_are_told_of(tmp_path: Path) -> None:
         await verbs.refresh({"target": "photos/v1", **ANN})  # nothing has changed
         cast(FakeOrigin, engine.origin).put(f"{PREFIX}v1/b", b"12345")
         await verbs.refresh({"target": "photos/v1", **ANN})
-        assert await kinds_told(engine, 2) == ["dropped", "refreshed"]
-        dropped, refreshed = (await events_of(engine, target="photos/v1"))["events"]
+        assert await kinds_told(engine, 3) == ["published", "dropped", "refreshed"]
+        published, dropped, refreshed = (await events_of(engine, target="photos/v1"))["events"]
+        assert (published["why"], published["bytes"]) == ("1 file", 3)
         assert (dropped["why"], dropped["bytes"]) == ("by ann", 4096)
         assert (refreshed["why"], refreshed["bytes"]) == ("by ann", 8)
 
@@ -209,9 +210,7 @@ async def test_drift_is_told_of_once(tmp_path: Path) -> None:
         obj = files[0].generation.catalog.object_of(files[0].generation.catalog.resolve("a"))
         for _ in range(2):
             version.note_drift(obj)
-        assert await kinds_told(engine, 1) == ["drifted"]
+        assert await kinds_told(engine, 3) == ["published", "published", "drifted"]
         for file in files:
             engine.opener.release(file)
-        assert [event["why"] for event in (await events_of(engine))["events"]] == [
-            f"{PREFIX}v1/a at the origin has changed"
-        ]
+        assert (await events_of(engine))["events"][-1]["why"] == f"{PREFIX}v1/a at the origin has changed"
