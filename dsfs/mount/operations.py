@@ -166,14 +166,12 @@ class Operations(pyfuse3.Operations):
         dataset = version.dataset
         current = version.current
         time_ns = current.catalog.entry(0).mtime_s * 1_000_000_000 if current else self._started_ns
-        return self._directory_attributes(
-            self.inodes.of_version(version),
-            dataset.dir_mode,
-            dataset.uid,
-            dataset.gid,
-            time_ns,
-            NAMES_S,
+        attributes = self._directory_attributes(
+            self.inodes.of_version(version), dataset.dir_mode, dataset.uid, dataset.gid, time_ns, NAMES_S
         )
+        # tar calls a file changed whose ctime changes while it is read, and the first to read a version has it listed.
+        attributes.st_ctime_ns = self._started_ns
+        return attributes
 
     def _of_entry(self, generation: Generation, entry: Entry) -> EntryAttributes:
         dataset = generation.version.dataset

@@ -118,6 +118,17 @@ def test_s5_mtime_is_the_objects_and_owner_group_and_mode_are_the_configurations
     assert (node.mountpoint / "own/v1/file").stat().st_mtime == FIRST_MTIME_S + 2
 
 
+def test_ctime_of_a_version_is_the_same_before_and_after_it_was_listed(node: Node, lake: Lake) -> None:
+    """Or tar says of a version that it is the first to read: file changed as we read it."""
+    lake.put(f"{V}/file", b"1", FIRST_MTIME_S)
+    top = node.mountpoint / V
+    before = top.stat()
+    os.listdir(top)
+    wait_until(lambda: top.stat().st_mtime != before.st_mtime, what="the time of its newest object")
+    after = top.stat()
+    assert (after.st_ctime_ns, after.st_ino) == (before.st_ctime_ns, before.st_ino)
+
+
 def test_s6_after_a_version_was_looked_into_names_and_open_ask_the_origin_nothing(
     new_node: NewNode, lake: Lake, proxy: FaultProxy
 ) -> None:
