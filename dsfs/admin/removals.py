@@ -1,4 +1,4 @@
-"""The commands that take something out of the cache."""
+"""The commands that take something out of the cache: `dsfs drop` and `dsfs evict`."""
 
 import argparse
 import sys
@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from dsfs.admin.client import ControlClient
-from dsfs.admin.commandline import add_command, daemon, json_text, version_in_mount
+from dsfs.admin.commandline import add_command, daemon, json_text, page, version_in_mount
 from dsfs.model.errors import DsfsError, UsageError
 from dsfs.model.printable import printable
-from dsfs.model.quantity import format_size
+from dsfs.model.quantity import format_size, parse_size
 
 
 def add_removals(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> None:
@@ -19,6 +19,27 @@ def add_removals(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> N
     drop.add_argument(
         "--force", action="store_true", help="also if files of it are open; their readers go on from the origin"
     )
+    evict = add_command(
+        commands, "evict", _evict, "make room as the policy says, and show what leaves, what stays, and why", parents
+    )
+    evict.add_argument("--dry-run", action="store_true", help="only show what would leave")
+    evict.add_argument(
+        "--need", type=_size, default=0, metavar="SIZE", help='make room for so much more, such as "500GiB"'
+    )
+
+
+def _size(text: str) -> int:
+    try:
+        return parse_size(text)
+    except ValueError as exc:
+        raise argparse.ArgumentTypeError(f"{text!r}: {exc}") from None
+
+
+def _evict(args: argparse.Namespace) -> str:
+    client, _ = daemon(args)
+    verb = "evict_plan" if args.dry_run else "evict"
+    answer = client.call(verb, {"need_bytes": args.need}, timeout_s=None)
+    return json_text(answer) if args.json else page().eviction(answer, is_done=not args.dry_run)
 
 
 def _drop(args: argparse.Namespace) -> str:

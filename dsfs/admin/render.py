@@ -3,12 +3,14 @@
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from io import StringIO
+from itertools import count
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dsfs.admin.evictlines import eviction_lines, eviction_summary, leaving_row, staying_row
 from dsfs.admin.warmlines import warm_line
 from dsfs.model.printable import printable
 from dsfs.model.quantity import format_duration, format_pct, format_size
@@ -24,7 +26,7 @@ _NODE_COLUMNS = (
 _TEXTS = frozenset(
     (
         "NAME", "VERSION", "STATE", "GENERATION", "NODE", "ID", "BACKING", "ORIGINS", "READS NOW", "IN USE BY", "UNTIL",
-        "SINCE", "BY", "NOTE",
+        "SINCE", "BY", "NOTE", "LEAVES", "STAYS", "WHY",
     )
 )  # fmt: skip
 
@@ -75,6 +77,23 @@ class Page:
     def pins(self, pins: Sequence[Answer]) -> str:
         """What is pinned, until when, and by whom."""
         self._table(("VERSION", "STATE", "UNTIL", "SINCE", "BY", "NODE", "NOTE"), [_pin_row(pin) for pin in pins])
+        return self._text.getvalue()
+
+    def eviction(self, answer: Answer, *, is_done: bool) -> str:
+        """What leaves the cache, in this order, and what stays, and why."""
+        for line in eviction_lines(answer):
+            self._line(line)
+        leaves, stays = answer["leaves"], answer["stays"]
+        if leaves:
+            self._line("")
+            columns = ("", "LEAVES", "FREES", "SEGMENTS", "LAST USED", "WHY")
+            self._table(columns, list(map(leaving_row, count(1), leaves)))
+        if stays:
+            self._line("")
+            self._table(("STAYS", "HOLDS", "LAST USED", "WHY"), list(map(staying_row, stays)))
+        self._line("")
+        for line in eviction_summary(answer, is_done=is_done):
+            self._line(line)
         return self._text.getvalue()
 
     def _node_row(self, node: Answer, this: str) -> tuple[str, ...]:

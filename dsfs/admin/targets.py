@@ -9,6 +9,7 @@ from typing import Any
 
 from dsfs.model.errors import UsageError
 
+_MOST_BYTES = 2**63
 _MOST_SECONDS = 2**33  # in nanoseconds it is still a number that documents may hold
 
 
@@ -58,3 +59,13 @@ def number_of(args: dict[str, Any], name: str) -> float | None:
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < _MOST_SECONDS:
         raise UsageError(f"argument {name!r} is no time between 1970 and 2242: {value!r}")
     return float(value)
+
+
+def size_of(args: dict[str, Any], name: str) -> int:
+    """The argument of that name, a number of bytes; 0 if it is missing.  UsageError if it is none."""
+    value = args.get(name)
+    if value is None:
+        return 0
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < _MOST_BYTES:
+        raise UsageError(f"argument {name!r} is no number of bytes: {value!r}")
+    return value

@@ -105,7 +105,7 @@ class Look:
         segments: dict[str, frozenset[str]] = {}
         unknown = set()
         for sighting in self.sightings:
-            if not self._has_lease(sighting):
+            if not self.has_lease(sighting):
                 continue
             usage = sighting.usage
             if usage is None or not sighting.is_current or usage.left_out:
@@ -118,7 +118,8 @@ class Look:
                     segments[identity] = segments.get(identity, frozenset()) | {sighting.node}
         return Uses(versions, segments, frozenset(unknown))
 
-    def _has_lease(self, sighting: Sighting) -> bool:
+    def has_lease(self, sighting: Sighting) -> bool:
+        """Whether the node may have open what it told, or more."""
         life = self.life(sighting)
         if life is Life.SILENT:
             age_s = self.age_s(sighting)

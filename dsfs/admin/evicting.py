@@ -1,0 +1,74 @@
+"""The verb `evict`: what would leave the cache now and why, and what would stay; or has it leave."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dsfs.admin.control import Verb
+from dsfs.admin.queries import Answer
+from dsfs.admin.targets import size_of
+from dsfs.cache.evictor import Evictor, Plan
+from dsfs.model.eviction import Verdict
+
+
+@dataclass
+class EvictVerbs:
+    """One method for each verb."""
+
+    evictor: Evictor
+
+    def table(self) -> Mapping[str, Verb]:
+        return {"evict": Verb(self.evict, changes=True), "evict_plan": Verb(self.plan, changes=False)}
+
+    async def plan(self, args: dict[str, Any]) -> Answer:
+        """What would leave, and what would stay."""
+        return _facts(await self.evictor.plan(size_of(args, "need_bytes")))
+
+    async def evict(self, args: dict[str, Any]) -> Answer:
+        """The same, and it has left."""
+        return _facts(await self.evictor.evict(size_of(args, "need_bytes")))
+
+
+def _facts(plan: Plan) -> Answer:
+    survey = plan.survey
+    room = survey.room
+    return {
+        "limit_bytes": room.limit_bytes,
+        "high_bytes": room.high_bytes,
+        "low_bytes": room.low_bytes,
+        "used_bytes": room.used.size_bytes,
+        "leaving_bytes": room.leaving.size_bytes,
+        "wanted_bytes": plan.wanted.size_bytes,
+        "missing_bytes": max(0, plan.missing.size_bytes),
+        "missing_inodes": max(0, plan.missing.inodes),
+        "grace_s": plan.grace_s,
+        "leaves": [_leaves(verdict, plan) for verdict in plan.leaves],
+        "stays": [_stays(verdict, plan) for verdict in plan.stays],
+    }
+
+
+def _leaves(verdict: Verdict, plan: Plan) -> Answer:
+    return _named(verdict, plan) | {"segments": len(verdict.segments)}
+
+
+def _stays(verdict: Verdict, plan: Plan) -> Answer:
+    survey = plan.survey
+    return _named(verdict, plan) | {
+        "nodes": [survey.host(node) for node in verdict.nodes],
+        "in_use_for_s": (survey.now_ns - verdict.since_ns) / 1e9 if verdict.since_ns else None,
+        "pinned_until_s": verdict.until_ns / 1e9 if verdict.until_ns else None,
+    }
+
+
+def _named(verdict: Verdict, plan: Plan) -> Answer:
+    dataset, version, generation = verdict.key
+    return {
+        "dataset": dataset,
+        "version": version,
+        "generation": generation,
+        "rule": verdict.rule.name.lower(),
+        "why": verdict.rule.value,
+        "bytes": verdict.amount.size_bytes,
+        "inodes": verdict.amount.inodes,
+        "last_used_ago_s": plan.survey.idle_s(verdict.key),
+    }

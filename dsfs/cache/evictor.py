@@ -1,0 +1,195 @@
+"""Evictor: what is stale leaves, and what is used least where room is wanted, one round after the other.
+
+Every node can do it, and the one that has the turn does.  The turn saves work, and nothing rests on it: two evictors at
+once find the same, and what one has hidden is gone for the other.
+
+A segment leaves in two steps.  It is hidden: nobody opens it any more, and who has it open goes on reading it.  It is
+deleted when the grace is over, every node has told what it has open since then, and none has this.  Only then is there
+room, and only if the file system gives it back (model/ledger.py).
+
+Concurrency: one thread at a time is in a round, a plan, or an eviction that somebody asked for; the trio thread tells
+what came of it.  While the backing directory is silent that thread hangs, and so does everything here, alone.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
+
+import trio
+
+from dsfs.cache.events import Events
+from dsfs.cache.health import BackingHealth
+from dsfs.cache.survey import Survey, Surveyor
+from dsfs.cache.sweep import Sweeper
+from dsfs.cache.tolerance import Tolerance
+from dsfs.model.errors import BackingError
+from dsfs.model.event import Kind
+from dsfs.model.eviction import Rule, Verdict
+from dsfs.model.nodes import LEASE_S
+from dsfs.model.retention import NOTHING, Amount
+from dsfs.model.share import shares_of
+from dsfs.storage.shares import SharesFile
+from dsfs.storage.trash import Trash
+from dsfs.storage.turn import Turn
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+ROUND_S = 30.0
+# In one round, so that the server has other work, too: as many renames as it does in some ten seconds.
+HIDDEN_AT_ONCE = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What leaves, in this order, and what stays.
+
+    `wanted`: room that was asked for; `missing`: what is wanting of that afterwards.
+    """
+
+    survey: Survey
+    leaves: tuple[Verdict, ...]
+    stays: tuple[Verdict, ...]
+    wanted: Amount
+    grace_s: float
+
+    @property
+    def missing(self) -> Amount:
+        leaving = sum((verdict.amount for verdict in self.leaves), NOTHING)
+        return self.survey.missing(self.wanted, leaving)
+
+
+class Evictor:
+    """`turn`: the file that the one has locked who does it.  `is_ours`: this node did the last round."""
+
+    def __init__(
+        self,
+        surveyor: Surveyor,
+        sweeper: Sweeper,
+        trash: Trash,
+        shares: SharesFile,
+        turn: Turn,
+        health: BackingHealth,
+        events: Events,
+    ) -> None:
+        self.is_ours = False
+        self._surveyor = surveyor
+        self._sweeper = sweeper
+        self._trash = trash
+        self._shares = shares
+        self._turn = turn
+        self._health = health
+        self._events = events
+        self._lock = trio.Lock()
+        self._limiter = trio.CapacityLimiter(1)
+        self._tolerance = Tolerance(log, "nothing can be evicted")
+        self._sign: tuple[int, float] | None = None  # of life of who has the turn, and since when it is that
+
+    async def serve(self) -> None:
+        """Service: a round every ROUND_S, for as long as the daemon runs."""
+        while True:
+            await trio.sleep(ROUND_S)
+            with self._tolerance:
+                async with self._lock:
+                    self._tell(await self._in_thread(self._round))
+
+    async def plan(self, need_bytes: int) -> Plan:
+        """What would leave so that there is room for so much; BackingError if that cannot be known now."""
+        async with self._lock:
+            return await self._asked(partial(self._planned, Amount(need_bytes)))
+
+    async def evict(self, need_bytes: int) -> Plan:
+        """The same, and it has left; also without the turn.  BackingError."""
+        async with self._lock:
+            plan = await self._asked(partial(self._evicted, Amount(need_bytes)))
+        self._tell(plan.leaves)
+        return plan
+
+    async def _asked(self, work: Callable[[], T]) -> T:
+        try:
+            with self._health.patience(is_long=True):
+                return await self._in_thread(work)
+        except OSError as exc:
+            raise BackingError(f"the backing directory cannot be looked through: {exc}") from exc
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._limiter)
+
+    def _tell(self, left: tuple[Verdict, ...]) -> None:
+        for verdict in left:
+            dataset, version, _ = verdict.key
+            self._events.tell(Kind.EVICTED, dataset, version, verdict.rule.value, verdict.amount.size_bytes)
+
+    # ---------------------------------------------------------------- by its thread
+
+    def _round(self) -> tuple[Verdict, ...]:
+        self.is_ours = self._has_turn()
+        if not self.is_ours:
+            return ()
+        survey = self._surveyor.take(is_whole=False)
+        left: tuple[Verdict, ...] = ()
+        if survey.is_whole:
+            left = tuple(self._hidden(survey, NOTHING))
+            self._hide_waste(survey)
+        self._finish(survey)
+        return left
+
+    def _planned(self, need: Amount) -> Plan:
+        survey = self._surveyor.take(is_whole=True)
+        verdicts = list(self._surveyor.judge(survey, need))
+        leaves = tuple(verdict for verdict in verdicts if verdict.segments)
+        stays = tuple(verdict for verdict in verdicts if not verdict.segments)
+        return Plan(survey, leaves, stays, need, self._sweeper.grace_s)
+
+    def _evicted(self, need: Amount) -> Plan:
+        plan = self._planned(need)
+        left = tuple(self._hidden(plan.survey, need))
+        self._finish(plan.survey)
+        return replace(plan, leaves=left)
+
+    def _finish(self, survey: Survey) -> None:
+        self._sweeper.sweep(survey)
+        self._shares.place(shares_of(survey.versions, survey.allotted, survey.uses, survey.now_ns))
+
+    def _hidden(self, survey: Survey, need: Amount) -> Iterator[Verdict]:
+        """Hide what has to leave, one version after the other."""
+        left = HIDDEN_AT_ONCE
+        for verdict in self._surveyor.judge(survey, need):
+            # The policy goes on as if it had left: so where it does not, one has to look anew.
+            if not verdict.segments or left <= 0 or not self._surveyor.may_leave(survey, verdict):
+                return
+            segments = verdict.segments[:left]
+            left -= len(segments)
+            hidden = sum((self._trash.hide(identity, survey.now_ns) for identity in segments), NOTHING)
+            log.info(
+                "%s/%s: %d segments with %d bytes are evicted: %s",
+                *verdict.key[:2], len(segments), hidden.size_bytes, verdict.rule.value,
+            )  # fmt: skip
+            yield replace(verdict, segments=segments, amount=hidden)
+
+    def _hide_waste(self, survey: Survey) -> None:
+        """What belongs to nobody any more: segments of no generation, and old generations of which nothing is left."""
+        count = 0
+        for orphan in self._surveyor.census.orphans():
+            if count == HIDDEN_AT_ONCE:
+                break
+            count += self._trash.hide(orphan.identity, survey.now_ns) != NOTHING
+        if count:
+            log.info("%d segments are taken away that belong to no version", count)
+        for version in survey.versions:
+            if not version.is_current and version.held == NOTHING and not version.is_active(survey.now_ns):
+                self._trash.hide_generation(version.key, survey.now_ns)
+
+    def _has_turn(self) -> bool:
+        """Whether it is this node's turn, or that of one that has shown no sign of life for a lease."""
+        if self._turn.try_take():
+            self._turn.show_life()
+            self._sign = None
+            return True
+        sign, now_s = self._turn.sign_of_life(), time.monotonic()
+        if self._sign is None or self._sign[0] != sign:
+            self._sign = sign, now_s
+        return now_s - self._sign[1] > LEASE_S

@@ -1,0 +1,150 @@
+"""Survey: all that the policy looks at, as it is at one moment on all nodes.
+
+Concurrency: blocking calls, of one thread at a time.  Whatever cannot be seen is an OSError or a BackingError: then
+nothing is known, and nothing leaves.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from dsfs.model.allotment import RetentionOf, allotments, foreseen
+from dsfs.model.eviction import Verdict, judge
+from dsfs.model.inventory import CachedGeneration, cached_versions
+from dsfs.model.lastuse import TOLD_EVERY_S, LastUse
+from dsfs.model.nodes import Look, Uses, VersionKey
+from dsfs.model.retention import Amount, CachedSegment, CachedVersion, Room
+from dsfs.storage.backing import BackingDirectory
+from dsfs.storage.census import Census
+from dsfs.storage.lastuses import LastUses
+from dsfs.storage.nodes import NodesDirectory
+from dsfs.storage.pins import PinFolder
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The settings, in bytes.  `horizon_s`: what leaves takes room for so long yet."""
+
+    limit_bytes: int
+    high_bytes: int
+    low_bytes: int
+    horizon_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """`ahead`: what versions in use will fill within the horizon.  `unknown`: what may hold or use anything."""
+
+    look: Look
+    uses: Uses
+    versions: tuple[CachedVersion, ...]
+    room: Room
+    allotted: Mapping[VersionKey, int]
+    ahead: Amount
+    unknown: frozenset[str]
+
+    @property
+    def now_ns(self) -> int:
+        return self.look.now_ns
+
+    def version(self, key: VersionKey) -> CachedVersion:
+        return next(version for version in self.versions if version.key == key)
+
+    def host(self, node: str) -> str:
+        """What people call the node."""
+        usages = (seen.usage for seen in self.look.sightings if seen.node == node)
+        return next((usage.host.name for usage in usages if usage is not None), node)
+
+
+class Surveyor:
+    """Looks at everything."""
+
+    def __init__(
+        self,
+        backing: BackingDirectory,
+        census: Census,
+        nodes: NodesDirectory,
+        uses: LastUses,
+        pins: PinFolder,
+        limits: Limits,
+        retention_of: RetentionOf,
+    ) -> None:
+        self.census = census
+        self.nodes = nodes
+        self.limits = limits
+        self._backing = backing
+        self._uses = uses
+        self._pins = pins
+        self._retention_of = retention_of
+        self._last_uses: dict[tuple[str, str], LastUse] = {}
+        self._asked_ns = 0
+        self._reused: frozenset[VersionKey] = frozenset()
+
+    def take(self, *, is_whole: bool) -> Survey:
+        """Everything as it is now.  `is_whole`: however long it takes to look; else what is known of it."""
+        look = self.nodes.look()
+        uses = look.uses()
+        while (scan := self.census.scan(look.now_ns)).since_ns is None and is_whole:
+            pass
+        self._learn_uses(look.now_ns)
+        versions = cached_versions(
+            [
+                CachedGeneration(
+                    held.key, held.size_bytes, held.held, held.is_current, held.made_ns, held.placed_ns
+                )
+                for held in self.census.generations()
+            ],
+            uses,
+            self._last_uses.values(),
+            self._pins.all(),
+            self._retention_of,
+            look.now_ns,
+            reused=self._reused,
+        )
+        self._reused = frozenset(version.key for version in versions if version.is_reused)
+        room = self._room()
+        allotted = allotments(versions, room, self._retention_of, look.now_ns)
+        ahead = Amount(foreseen(versions, allotted, uses.speeds(), self.limits.horizon_s))
+        unknown = uses.unknown | frozenset(scan.unknown)
+        return Survey(look, uses, tuple(versions), room, allotted, ahead, unknown)
+
+    def judge(self, survey: Survey, need: Amount) -> Iterator[Verdict]:
+        """What has to leave so that there is room for `need`, and for what is ahead; then what stays."""
+        return judge(
+            survey.versions,
+            lambda key: self._segments_of(key, survey),
+            survey.room,
+            self._retention_of,
+            survey.allotted,
+            survey.now_ns,
+            need=need + survey.ahead,
+            unknown=survey.unknown,
+        )
+
+    def is_unused_since(self, survey: Survey, key: VersionKey) -> bool:
+        """Whether nobody has told of another use of the version since; asks the server."""
+        names = key[:2]
+        known = self._last_uses.get(names)
+        return self._uses.of([names]).get(names, 0) <= (known.used_ns if known else 0)
+
+    def _learn_uses(self, now_ns: int) -> None:
+        """All last uses, no more often than nodes tell them: that is a request for each version."""
+        if not 0 <= now_ns - self._asked_ns < TOLD_EVERY_S * 1e9:
+            self._last_uses = {(use.dataset, use.version): use for use in self._uses.all()}
+            self._asked_ns = now_ns
+
+    def _segments_of(self, key: VersionKey, survey: Survey) -> Iterator[CachedSegment]:
+        for held in self.census.segments_of(key):
+            is_open = survey.uses.is_open(held.identity, (key, *held.others))
+            yield CachedSegment(held.identity, held.size_bytes, held.inodes, held.filled_ns, is_open, held.others)
+
+    def _room(self) -> Room:
+        limits, there = self.limits, self._backing.room.there()
+        return Room(
+            limits.limit_bytes,
+            limits.high_bytes,
+            limits.low_bytes,
+            used=self._backing.room.account.look().total,
+            leaving=sum((trashed.taken for trashed in self.census.trash()), Amount()),
+            free=there.free,
+            floor=there.floor,
+        )

@@ -1,0 +1,88 @@
+"""What `dsfs evict` shows, of answers as a daemon gives them."""
+
+from typing import Any
+
+import pytest
+
+from dsfs.admin.render import Page
+from dsfs.model.eviction import Rule
+
+GIB = 2**30
+NOW_S = 1_800_000_000.0
+
+
+def verdict(rule: Rule, size_bytes: int, version: str = "v1", **more: Any) -> dict[str, Any]:
+    return {
+        "dataset": "speech", "version": version, "generation": "0123456789abcdef", "rule": rule.name.lower(),
+        "why": rule.value, "bytes": size_bytes, "inodes": 4, "last_used_ago_s": 9 * 86_400.0, **more,
+    }  # fmt: skip
+
+
+def leaving(rule: Rule, size_bytes: int, version: str = "v1") -> dict[str, Any]:
+    return verdict(rule, size_bytes, version, segments=1200)
+
+
+def staying(rule: Rule, size_bytes: int, version: str = "v1", **more: Any) -> dict[str, Any]:
+    return verdict(rule, size_bytes, version, **{"nodes": [], "in_use_for_s": None, "pinned_until_s": None, **more})
+
+
+def answer_of(**more: Any) -> dict[str, Any]:
+    return {
+        "limit_bytes": 100 * GIB, "high_bytes": 90 * GIB, "low_bytes": 80 * GIB, "used_bytes": 95 * GIB,
+        "leaving_bytes": 0, "wanted_bytes": 0, "missing_bytes": 0, "missing_inodes": 0, "grace_s": 600.0,
+        "leaves": [], "stays": [], **more,
+    }  # fmt: skip
+
+
+def page_of(answer: dict[str, Any], *, is_done: bool = False) -> list[str]:
+    return Page(NOW_S).eviction(answer, is_done=is_done).splitlines()
+
+
+def test_what_would_leave_comes_first_in_its_order() -> None:
+    lines = page_of(
+        answer_of(
+            wanted_bytes=5 * GIB,
+            leaving_bytes=2 * GIB,
+            leaves=[leaving(Rule.STALE, 3 * GIB), leaving(Rule.SUPERSEDED, GIB, "v2")],
+            stays=[staying(Rule.PINNED, 9 * GIB, "v3")],
+        )
+    )
+    assert lines[:3] == [
+        "used      95.0 GiB of 100 GiB (95.0 %), 2.00 GiB of that leaving",
+        "high, low 90.0 GiB, 80.0 GiB",
+        "wanted    5.00 GiB more",
+    ]
+    assert lines[5].split() == ["1", "speech/v1", "3.00", "GiB", "1,200", "9d", "ago", "stale"]
+    assert "speech/v2 (generation 0123456789ab)" in lines[6]
+    assert lines[-3].split() == ["speech/v3", "9.00", "GiB", "9d", "ago", "pinned"]
+    assert lines[-1] == "4.00 GiB would leave: hidden at once, deleted after 10m."
+
+
+@pytest.mark.parametrize(
+    ("found", "shown"),
+    [
+        (staying(Rule.IN_USE, GIB, nodes=["gpu1", "gpu2"], in_use_for_s=7200.0), "in use by gpu1, gpu2 since 2h"),
+        (staying(Rule.IN_USE, GIB), "in use"),
+        (staying(Rule.PINNED, GIB, pinned_until_s=NOW_S), "pinned until 2027-01-15"),
+        (staying(Rule.PINNED, GIB), "pinned"),
+        (staying(Rule.UNKNOWN_NODES, GIB, nodes=["gpu3"]), "nodes of which it is unknown may use it (gpu3)"),
+        (staying(Rule.NEWEST, GIB), "the newest of its dataset"),
+    ],
+)
+def test_why_something_stays(found: dict[str, Any], shown: str) -> None:
+    row = page_of(answer_of(stays=[found]))[4]
+    assert row.partition("ago  ")[2].startswith(shown)
+
+
+def test_what_was_done_and_what_cannot_be_had_is_said() -> None:
+    answer = answer_of(leaves=[leaving(Rule.LEAST_USED, GIB)], missing_bytes=2 * GIB, missing_inodes=7)
+    assert page_of(answer, is_done=True)[-3:] == [
+        "1.00 GiB are hidden, and will be deleted once 10m are over and nobody has them open.",
+        "2.00 GiB of what is wanted cannot be had: the rest stays for the reasons above.",
+        "7 inodes are wanted and cannot be had.",
+    ]
+
+
+@pytest.mark.parametrize(("is_done", "said"), [(True, "Nothing leaves."), (False, "Nothing would leave.")])
+def test_nothing_leaves(is_done: bool, said: str) -> None:
+    assert page_of(answer_of(), is_done=is_done)[-1] == said
