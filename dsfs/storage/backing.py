@@ -1,7 +1,7 @@
 """The backing directory: its layout, its format mark, and the room dsfs may take in it.
 
     dsfs.json                                        format version, cluster id
-    versions/<name>/<version>/<generation>/          catalog.mdb, summary.json: immutable
+    versions/<name>/<version>/<generation>/          catalog.mdb, segments, summary.json: immutable
     turns/                                           see turn.py
     segments/<aa>/<identity>[.part|.map|.sum]        see segment.py
     nodes/<node>/                                    see nodes.py
