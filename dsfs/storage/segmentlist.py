@@ -6,7 +6,6 @@
 Concurrency: blocking calls.
 """
 
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -29,10 +28,6 @@ class SegmentList:
 
     def __len__(self) -> int:
         return len(self.identities) // IDENTITY_BYTES
-
-    def __iter__(self) -> Iterator[bytes]:
-        for start in range(0, len(self.identities), IDENTITY_BYTES):
-            yield self.identities[start : start + IDENTITY_BYTES]
 
     @property
     def digest(self) -> str:
