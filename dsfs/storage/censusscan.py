@@ -156,7 +156,7 @@ class Scanner:
         changes = [(identity, was, is_now) for identity, was, is_now in found if is_now is not None and is_now != was]
         if not changes:
             return
-        new = replace(folder)
+        new = replace(folder, seen_ns=now_ns)
         with self._file.change(now_ns) as change:
             for identity, was, is_now in changes:
                 change.put(identity, was, is_now)

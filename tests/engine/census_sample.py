@@ -1,12 +1,13 @@
 """A backing directory with segments and generations, its census, and a plain recount of it."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from dsfs.model.nodes import VersionKey
 from dsfs.model.retention import Amount
 from dsfs.storage.backing import BackingDirectory
-from dsfs.storage.census import Census
+from dsfs.storage.census import Census, HeldSegment
 from dsfs.storage.censusscan import DAY_NS, SAFE_NS, Scan
 from dsfs.storage.filesystem import replace_file
 from dsfs.storage.generations import CATALOG, SEGMENTS, GenerationStore, PlacedGeneration
@@ -19,6 +20,10 @@ PAGE = 4096
 def identity(number: int) -> str:
     """Some in each of a few folders."""
     return f"{number % 5:02x}{number:038x}"
+
+
+def ids(segments: Iterable[HeldSegment]) -> list[str]:
+    return [segment.identity for segment in segments]
 
 
 def taken(path: Path) -> Amount:
@@ -40,6 +45,10 @@ class Place:
     def reopen(self) -> None:
         """As after a restart."""
         self.census.close()
+        self.reopen_only()
+
+    def reopen_only(self) -> None:
+        """After it was closed."""
         self.census = Census(self.state / "census.mdb", self.backing)
 
     def scan(self, *, hours: float = 0.01, most_entries: int = 10**9) -> Scan:
