@@ -24,6 +24,7 @@ from dsfs.cache.health import BackingHealth
 from dsfs.cache.pool import Pool, Priority, Ticket
 from dsfs.model.errors import BackingSilentError
 from dsfs.storage.generations import GenerationStore, PlacedGeneration
+from dsfs.storage.segmentlist import SegmentList
 from dsfs.storage.turn import Turn
 
 log = logging.getLogger(__name__)
@@ -73,10 +74,10 @@ class Catalogs:
             return await self._here(partial(self.store.current, dataset, version, here_only=True))
 
     async def add(
-        self, dataset: str, version: str, built: Path, summary: Mapping[str, object]
+        self, dataset: str, version: str, built: Path, summary: Mapping[str, object], segments: SegmentList
     ) -> PlacedGeneration:
         """Make the catalog file `built`, which is moved, the current generation, for all nodes if possible."""
-        placed = await self._here(partial(self.store.add, dataset, version, built, summary))
+        placed = await self._here(partial(self.store.add, dataset, version, built, summary, segments))
         try:
             await self._there(partial(self.store.share, dataset, version, placed), is_long=True)
         except BackingSilentError as exc:

@@ -34,6 +34,7 @@ from dsfs.storage.catalog_format import Summary
 from dsfs.storage.generations import CATALOG, PlacedGeneration
 from dsfs.storage.listing import list_version
 from dsfs.storage.origin import Origin
+from dsfs.storage.segmentlist import SegmentList, list_segments
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -328,20 +329,20 @@ class Library:
 
     async def _listed(self, version: Version) -> PlacedGeneration:
         """The generation that the origin has now."""
-        built, summary = await self._run(partial(self._list, version), self._listings)
+        built, summary, segments = await self._run(partial(self._list, version), self._listings)
         names = version.dataset.name, version.name
         current = await self._catalogs.current(*names)
         if current is not None and current.generation == summary.generation:
             await self._run(built.unlink)
             return current
-        placed = await self._catalogs.add(*names, built, asdict(summary))
+        placed = await self._catalogs.add(*names, built, asdict(summary), segments)
         if current is None:
             files = "1 file" if summary.files == 1 else f"{summary.files:,} files"
             self._events.tell(Kind.PUBLISHED, *names, files, summary.bytes)
         return placed
 
-    def _list(self, version: Version) -> tuple[Path, Summary]:
-        """In a worker thread: a catalog of what the origin has now."""
+    def _list(self, version: Version) -> tuple[Path, Summary, SegmentList]:
+        """In a worker thread: a catalog of what the origin has now, and its segments."""
         dataset = version.dataset
         began = time.monotonic()
         prefix = f"{dataset.prefix}{version.name}/"
@@ -360,7 +361,7 @@ class Library:
             "%s/%s: %d files listed in %.1f s, generation %s",
             dataset.name, version.name, summary.files, time.monotonic() - began, summary.generation,
         )  # fmt: skip
-        return built, summary
+        return built, summary, list_segments(built)
 
     async def segment_identities(self, version: Version) -> list[str]:
         """Every segment of every generation of the version, also of those no longer in use."""

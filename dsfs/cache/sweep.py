@@ -18,7 +18,7 @@ from dsfs.model.quantity import format_size
 from dsfs.model.retention import NOTHING, Amount
 from dsfs.model.told import Told
 from dsfs.storage.census import TrashedFile
-from dsfs.storage.room import Room
+from dsfs.storage.taken import Room
 from dsfs.storage.trash import Trash
 
 log = logging.getLogger(__name__)

@@ -1,9 +1,10 @@
 """The backing directory: its layout, its format mark, and the room dsfs may take in it.
 
     dsfs.json                                        format version, cluster id
-    versions/<name>/<version>/<generation>/          catalog.mdb, summary.json: immutable
+    versions/<name>/<version>/<generation>/          catalog.mdb, segments, summary.json: immutable
     turns/                                           see turn.py
     segments/<aa>/<identity>[.part|.map|.sum]        see segment.py
+    segments/<aa>/<identity>[.part].trash-<ns>       see trash.py
     nodes/<node>/                                    see nodes.py
     pins/, events/, uses/                            see pins.py, eventlog.py, lastuses.py
 
@@ -31,6 +32,8 @@ from dsfs.storage.segment import SegmentFile
 
 FORMAT = 1
 MARK = "dsfs.json"
+FOLDERS = ("segments", "turns", "versions", "nodes", "pins", "events", "uses")
+REQUESTS = "requests"  # made when it is needed
 STATVFS_BELIEVED_S = 1.0  # and for so long it is believed that the directory is still the same
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -120,21 +123,25 @@ class BackingDirectory:
             new.unlink(missing_ok=True)
 
     def _make_folders(self) -> None:
-        for name in ("segments", "turns", "versions", "nodes", "pins", "events", "uses"):
+        for name in FOLDERS:
             reach("backing.folder")
             (self.path / name).mkdir(exist_ok=True)
 
     # ---------------------------------------------------------------- layout
 
     def segment(self, identity: str, blocks: BlockTable) -> SegmentFile:
-        return SegmentFile(self._segment_path(identity), identity, blocks, self.file_system)
+        return SegmentFile(self.segment_path(identity), identity, blocks, self.file_system)
 
-    def _segment_path(self, identity: str) -> Path:
+    def segment_path(self, identity: str) -> Path:
+        """Where its sealed file lies."""
         return self.path / "segments" / identity[:2] / identity
 
     def remove_segment(self, identity: str) -> None:
-        """Remove all files of a segment that nobody here has open; OSError if one of them cannot be removed."""
-        remove_all(self._segment_path(identity), self.file_system)
+        """Remove all files of a segment that nobody here has open; OSError if one of them cannot be removed.
+
+        What of it was taken away before is deleted when its time has come.
+        """
+        remove_all(self.segment_path(identity), self.file_system)
 
     def segment_files(self) -> Iterator[os.DirEntry[str]]:
         """Every file below segments/, two levels deep; names that begin with a dot (.snapshot, .nfs*) are not ours."""
@@ -166,7 +173,7 @@ class BackingDirectory:
     @property
     def requests(self) -> Path:
         """Where it is said what all nodes are to warm; made when it is needed."""
-        return self.path / "requests"
+        return self.path / REQUESTS
 
     @property
     def pins(self) -> Path:
@@ -284,14 +291,14 @@ class BackingDirectory:
         if believed is not None and now - believed.at_s <= STATVFS_BELIEVED_S:
             return believed
         reach("backing.statvfs")
-        self._check_mark()
+        self.check_mark()
         stat = os.statvfs(self.path)
         measured = Statvfs(now, stat.f_blocks * stat.f_frsize, stat.f_bavail * stat.f_frsize)
         with self._lock:
             self._statvfs = measured
         return measured
 
-    def _check_mark(self) -> None:
+    def check_mark(self) -> None:
         """OSError if what lies at the path now is not the directory of the start.
 
         It is neither filled (it may be the disk below an NFS that is not mounted any more) nor accounted for.

@@ -73,6 +73,7 @@ def remove(path: Path) -> None:
 
 
 _AT_FDCWD = -100
+_AT_SYMLINK_NOFOLLOW = 0x100
 _AT_EMPTY_PATH = 0x1000
 _AT_STATX_FORCE_SYNC = 0x2000
 _STATX_NLINK, _STATX_MTIME, _STATX_INO, _STATX_SIZE = 0x04, 0x40, 0x100, 0x200
@@ -119,6 +120,14 @@ def mtime_ns(path: Path) -> int:
         return attributes_of(fd, anew=True).mtime_ns
     finally:
         os.close(fd)
+
+
+def lstat_anew(path: Path, fs: FileSystem) -> os.stat_result:
+    """lstat; an NFS client asks the server, whatever it believes (1 GETATTR)."""
+    if fs.is_network:
+        reach("file.refresh")
+        _ask(_AT_FDCWD, os.fsencode(path), _AT_STATX_FORCE_SYNC | _AT_SYMLINK_NOFOLLOW)
+    return os.lstat(path)
 
 
 def _ask(fd: int, path: bytes, flags: int) -> Attributes:
@@ -170,16 +179,19 @@ def is_there(path: Path) -> bool:
     return True
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Make `content` the file at `path` by a rename, flushed before it: nobody ever meets a half."""
-    with _flushed(path, content) as new:
+def replace_file(path: Path, content: bytes, *, new: Path | None = None) -> None:
+    """Make `content` the file at `path` by a rename, flushed before it: nobody ever meets a half.
+
+    `new`: an unfinished name that it has before, if not one beside it.
+    """
+    with _flushed(new or unfinished(path), content) as new:
         reach("file.rename")
         os.rename(new, path)
 
 
 def place_file(path: Path, content: bytes) -> None:
     """The same, but a file that is there already stays: of several nodes the first one's holds for all."""
-    with _flushed(path, content) as new:
+    with _flushed(unfinished(path), content) as new:
         reach("file.link")
         with contextlib.suppress(FileExistsError):
             os.link(new, path)
@@ -187,9 +199,8 @@ def place_file(path: Path, content: bytes) -> None:
 
 
 @contextlib.contextmanager
-def _flushed(path: Path, content: bytes) -> Iterator[Path]:
-    """A new file with that content beside `path`, on its medium; removed if it does not get its name."""
-    new = unfinished(path)
+def _flushed(new: Path, content: bytes) -> Iterator[Path]:
+    """A new file with that content, on its medium; removed if it does not get its name."""
     try:
         reach("file.create")
         fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)

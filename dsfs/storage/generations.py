@@ -1,11 +1,12 @@
 """Where catalogs lie: an immutable directory for each generation of a version, in the backing directory and
 on local disk.
 
-    <backing>/versions/<name>/<version>/<generation>/   catalog.mdb and summary.json, shared by all nodes
+    <backing>/versions/<name>/<version>/<generation>/   catalog.mdb, segments and summary.json, shared by all nodes
     <state_dir>/catalogs/<name>/<version>/<generation>/   the copy a node opens (no LMDB file is opened on NFS)
 
 The current generation is the one with the highest sequence number.  A directory appears under its final name complete,
-by one rename; afterwards only its sequence number changes, when an old generation comes back.
+by one rename; afterwards only its sequence number changes, when an old generation comes back.  Both change the mtime of
+the version's folder, in the same moment.  One that was taken away (trash.py) counts as gone.
 
 Concurrency: blocking calls; the caller works on one version at a time.
 """
@@ -21,26 +22,36 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
+from dsfs.model.trashname import stamp_in
+from dsfs.storage.catalog_format import CatalogFileError
 from dsfs.storage.faultpoint import reach
-from dsfs.storage.filesystem import FileSystem, is_unfinished, refresh_names, replace_file, unfinished
+from dsfs.storage.filesystem import FileSystem, is_unfinished, refresh_names, remove, replace_file, unfinished
 from dsfs.storage.leftovers import abandoned
+from dsfs.storage.segmentlist import SegmentList, list_segments
 
 log = logging.getLogger(__name__)
 
 CATALOG = "catalog.mdb"
 SUMMARY = "summary.json"
+SEGMENTS = "segments"
 UNDESCRIBED = (OSError, ValueError, KeyError, TypeError)
 
 
 @dataclass(frozen=True, slots=True)
 class PlacedGeneration:
-    """A generation as its summary.json describes it; `path` is its directory."""
+    """A generation as its summary.json describes it; `path` is its directory.
+
+    `size` and `digest` are those of the catalog; `segment_bytes` and `segments_digest` those of its segments (see
+    segmentlist.py), 0 and "" if it has no list of them.
+    """
 
     path: Path
     generation: str
     sequence: int
     size: int
     digest: str
+    segment_bytes: int
+    segments_digest: str
 
 
 class GenerationStore:
@@ -94,7 +105,9 @@ class GenerationStore:
             shutil.rmtree(copy.path, ignore_errors=True)
         return None
 
-    def add(self, dataset: str, version: str, built: Path, summary: Mapping[str, object]) -> PlacedGeneration:
+    def add(
+        self, dataset: str, version: str, built: Path, summary: Mapping[str, object], segments: SegmentList
+    ) -> PlacedGeneration:
         """Make the catalog file `built`, which is moved, the current generation of this node.
 
         OSError if the local disk does not take it.
@@ -102,7 +115,14 @@ class GenerationStore:
         here = self._local / dataset / version
         generation = str(summary["generation"])
         sequence = max((placed.sequence for placed in _generations(here)), default=0) + 1
-        described = {**summary, "sequence": sequence, "size": built.stat().st_size, "digest": _digest(built)}
+        described = {
+            **summary,
+            "sequence": sequence,
+            "size": built.stat().st_size,
+            "digest": _digest(built),
+            "segment_bytes": segments.size_bytes,
+            "segments_digest": segments.digest,
+        }
         new = unfinished(here / generation)
         try:
             reach("generation.add")
@@ -110,6 +130,8 @@ class GenerationStore:
             new.mkdir(parents=True)
             reach("generation.move")
             os.replace(built, new / CATALOG)
+            reach("generation.list")
+            (new / SEGMENTS).write_bytes(segments.identities)
             reach("generation.describe")
             (new / SUMMARY).write_text(json.dumps(described) + "\n")
             placed = _place(new, here / generation)
@@ -144,7 +166,8 @@ def _copy(placed: PlacedGeneration, folder: Path) -> PlacedGeneration:
     try:
         reach("generation.copy")
         shutil.rmtree(new, ignore_errors=True)
-        shutil.copytree(placed.path, new)
+        # Files only, so that their times are those of the server, at which they were copied.
+        shutil.copytree(placed.path, new, copy_function=shutil.copyfile)
         reach("generation.copied")
         return _place(new, folder / placed.generation)
     except OSError:
@@ -170,20 +193,59 @@ def _unfinished(folder: Path) -> list[str]:
 def _remove(folder: Path, names: Iterable[str]) -> None:
     for name in names:
         shutil.rmtree(folder / name, ignore_errors=True)
+        with suppress(OSError):
+            remove(folder / name)  # a summary that was to be replaced
 
 
 def _generations(folder: Path) -> Iterator[PlacedGeneration]:
     for name in _names(folder):
-        if ".new-" not in name:
+        if ".new-" not in name and stamp_in(name) is None:
             try:
-                yield _described(folder / name)
+                yield described(folder / name)
             except UNDESCRIBED as exc:
                 log.warning("%s describes no generation: %s", folder / name, exc)
 
 
-def _described(path: Path) -> PlacedGeneration:
+def described(path: Path) -> PlacedGeneration:
+    """The generation in that directory; one of UNDESCRIBED if its summary is not there, or makes no sense."""
     found = json.loads((path / SUMMARY).read_text())
-    return PlacedGeneration(path, path.name, int(found["sequence"]), int(found["size"]), str(found["digest"]))
+    return PlacedGeneration(
+        path,
+        path.name,
+        int(found["sequence"]),
+        int(found["size"]),
+        str(found["digest"]),
+        int(found.get("segment_bytes", 0)),
+        str(found.get("segments_digest", "")),
+    )
+
+
+def segments_of(placed: PlacedGeneration, work: Path) -> SegmentList:
+    """Its segments: from their list, or if that is missing or damaged, from a copy of the catalog, which is made at
+    `work` on local disk and removed.
+
+    CatalogFileError if the catalog is damaged, too.  OSError if one cannot be read.
+    """
+    with suppress(FileNotFoundError):
+        found = SegmentList((placed.path / SEGMENTS).read_bytes(), placed.segment_bytes)
+        if found.digest == placed.segments_digest:
+            return found
+    reach("generation.list_catalog")
+    try:
+        shutil.copyfile(placed.path / CATALOG, work)
+        if work.stat().st_size != placed.size or _digest(work) != placed.digest:
+            raise CatalogFileError(f"{placed.path / CATALOG} is damaged")
+        return list_segments(work)
+    finally:
+        remove(work)
+
+
+def is_superseded(path: Path, fs: FileSystem) -> bool:
+    """Whether the version has a whole generation with a higher sequence number than the one at `path`."""
+    refresh_names(path.parent, fs)
+    refresh_names(path, fs)
+    own = described(path).sequence
+    return any(placed.sequence > own and _is_whole(placed) for placed in _generations(path.parent))
 
 
 def _is_whole(placed: PlacedGeneration) -> bool:
@@ -214,10 +276,10 @@ def _place(new: Path, final: Path) -> PlacedGeneration:
             shutil.rmtree(final, ignore_errors=True)
             os.rename(new, final)
         else:
-            _take_sequence(final, _described(new).sequence)
+            _take_sequence(final, described(new).sequence)
             shutil.rmtree(new)
     reach("generation.placed")
-    return _described(final)
+    return described(final)
 
 
 def _renamed(new: Path, final: Path) -> bool:
@@ -233,12 +295,14 @@ def _renamed(new: Path, final: Path) -> bool:
 
 def _is_whole_at(path: Path) -> bool:
     try:
-        return _is_whole(_described(path))
+        return _is_whole(described(path))
     except UNDESCRIBED:
         return False
 
 
 def _take_sequence(path: Path, sequence: int) -> None:
-    if _described(path).sequence < sequence:
+    if described(path).sequence < sequence:
         summary = json.loads((path / SUMMARY).read_text())
-        replace_file(path / SUMMARY, (json.dumps({**summary, "sequence": sequence}) + "\n").encode())
+        content = (json.dumps({**summary, "sequence": sequence}) + "\n").encode()
+        # Out of the version's folder, whose mtime then tells of it.
+        replace_file(path / SUMMARY, content, new=unfinished(path))

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from dsfs.storage.blockmap import DamagedMapError
 from dsfs.storage.faultpoint import reach
-from dsfs.storage.filesystem import is_there, open_existing, refresh_names
+from dsfs.storage.filesystem import GONE, is_there, open_existing, refresh_names
 from dsfs.storage.filling import Filling, NoRecordsError, Place, UnsealError, beside, read_records, remove_waste
 from dsfs.storage.sealed import SealedFile, is_unchanged
 
@@ -29,28 +29,46 @@ def open_files(place: Place) -> SealedFile | Filling | None:
 
 def _open_sealed(place: Place) -> SealedFile | Filling | None:
     path = place.path
-    reach("segment.open_sealed")
-    fd = open_existing(path, place.fs)
-    if fd is None:
-        return None
-    with _closed_unless_used(fd) as used:
-        try:
-            header, block_map = read_records(place, ".sum")
-            if os.fstat(fd).st_nlink > 1:  # a crash between link and unlink left the old names
-                remove_waste(path, ".map", ".part")
-            stamp = (place.blocks.size, header.inode, header.mtime_ns)
-            if is_unchanged(fd, stamp, place.fs):
-                used.append(True)
-                return SealedFile(place.lock, fd, stamp, place.fs)
-            # By somebody; the blocks that its checksums still vouch for are kept.
-            _fault(place, "was changed after it was sealed; every block is checked before it is used again")
-            return Filling.unseal(place, block_map)
-        except UnsealError as exc:
-            _fault(place, "cannot be taken back, and is not believed: %s", exc)
-        except DamagedMapError as exc:
-            _fault(place, "has no usable checksums and is dropped: %s", exc)
-            remove_waste(path, "", ".sum")
+    for _ in range(ATTEMPTS):
+        reach("segment.open_sealed")
+        fd = open_existing(path, place.fs)
+        if fd is None:
+            return None
+        with _closed_unless_used(fd) as used:
+            try:
+                header, block_map = read_records(place, ".sum")
+                if os.fstat(fd).st_nlink > 1:  # a crash between link and unlink left the old names
+                    remove_waste(path, ".map", ".part")
+                stamp = (place.blocks.size, header.inode, header.mtime_ns)
+                if is_unchanged(fd, stamp, place.fs):
+                    used.append(True)
+                    return SealedFile(place.lock, fd, stamp, place.fs)
+                if not _has_name(fd, place):
+                    continue
+                # By somebody; the blocks that its checksums still vouch for are kept.
+                _fault(place, "was changed after it was sealed; every block is checked before it is used again")
+                return Filling.unseal(place, block_map)
+            except UnsealError as exc:
+                _fault(place, "cannot be taken back, and is not believed: %s", exc)
+                return None
+            except DamagedMapError as exc:
+                if not _has_name(fd, place):
+                    continue
+                _fault(place, "has no usable checksums and is dropped: %s", exc)
+                remove_waste(path, "", ".sum")
+                return None
     return None
+
+
+def _has_name(fd: int, place: Place) -> bool:
+    """Whether the open file is the sealed one still: another node may be taking it away, or have sealed another."""
+    refresh_names(place.path.parent, place.fs)
+    try:
+        return os.path.samestat(os.stat(place.path), os.fstat(fd))
+    except OSError as exc:
+        if exc.errno in GONE:
+            return False
+        raise
 
 
 def _open_filling(place: Place) -> Filling | None:

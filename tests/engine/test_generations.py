@@ -14,6 +14,7 @@ import pytest
 from dsfs.storage import faultpoint, filesystem
 from dsfs.storage.filesystem import FileSystem
 from dsfs.storage.generations import CATALOG, SUMMARY, GenerationStore, PlacedGeneration
+from dsfs.storage.segmentlist import SegmentList
 from tests.engine.segment_sample import flip
 from tests.engine.stopping import DiedError, stopping_at
 from tests.rig.segmentdir import age
@@ -36,7 +37,8 @@ class Node:
     def add(self, generation: str, content: bytes | None = None) -> PlacedGeneration:
         """As after a listing; the catalog's bytes are told by the generation unless they are given."""
         self._built.write_bytes(content or generation.encode() * 1000)
-        placed = self.store.add("photos", "v1", self._built, {"generation": generation, "files": 3})
+        segments = SegmentList(bytes.fromhex(generation), 4096)
+        placed = self.store.add("photos", "v1", self._built, {"generation": generation, "files": 3}, segments)
         self.store.share("photos", "v1", placed)
         return placed
 

@@ -62,7 +62,7 @@ def assert_nothing_left_over(node: Node, version: SourceVersion) -> None:
         what=f"every segment being sealed, with no other file beside: {files_below(node.backing / 'segments')}",
     )
     place = f"versions/{version.name}/{catalog.parent.name}"
-    beside = ["dsfs.json", f"{place}/catalog.mdb", f"{place}/summary.json"]
+    beside = ["dsfs.json", *(f"{place}/{name}" for name in ("catalog.mdb", "segments", "summary.json"))]
     elsewhere = ("segments/", "turns/", "nodes/", "events/", "uses/")  # where nodes tell each other things
     assert [name for name in files_below(node.backing) if not name.startswith(elsewhere)] == beside
     assert files_below(node.state_dir / "listing") == []

@@ -1,0 +1,123 @@
+"""What lies in one of the folders of segments/: what each segment takes, what was taken away, and the rest.
+
+Of a sealed segment that is known nothing is asked: it does not change, and another one has another inode, which the
+READDIR tells.  So a folder that has changed costs a READDIR and a look at what is new or being filled.
+
+Concurrency: blocking calls; other nodes may rename and unlink meanwhile.
+"""
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dsfs.model.retention import NOTHING, Amount
+from dsfs.model.trashname import stamp_in
+from dsfs.storage.censusrecords import NOTHING_THERE, SegmentEntry
+from dsfs.storage.filesystem import GONE, FileSystem, lstat_anew
+from dsfs.storage.taken import room_of
+from dsfs.storage.segmentlist import IDENTITY_BYTES
+
+_IDENTITY = re.compile(f"[0-9a-f]{{{2 * IDENTITY_BYTES}}}")
+_SEALED = frozenset({"", "sum"})
+
+Trashed = tuple[str, int, int]  # name, bytes, inodes
+
+
+@dataclass(slots=True)
+class Contents:
+    """`changes`: identity, what was known of it, and what is there; `taken`: all together, but for `trash`."""
+
+    changes: list[tuple[bytes, SegmentEntry, SegmentEntry]] = field(default_factory=list)
+    taken: Amount = NOTHING
+    trash: list[Trashed] = field(default_factory=list)
+    entries: int = 0
+
+
+def read_folder(
+    path: Path, known: Mapping[bytes, SegmentEntry], trash: Mapping[str, Trashed], fs: FileSystem
+) -> Contents:
+    """What is there now; `known` and `trash` are what was there before, for what need not be looked at again."""
+    found = Contents()
+    strays = room_of(os.lstat(path))
+    segments: dict[bytes, dict[str, os.DirEntry[str]]] = {}
+    with os.scandir(path) as names:
+        for entry in names:
+            found.entries += 1
+            name, _, suffix = entry.name.partition(".")
+            if not _IDENTITY.fullmatch(name) or not name.startswith(path.name):
+                strays += _taken(entry)
+            elif suffix and stamp_in(entry.name) is not None:
+                found.trash.append(trash.get(entry.name) or (entry.name, *_bytes_and_inodes(_taken(entry))))
+            else:
+                segments.setdefault(bytes.fromhex(name), {})[suffix] = entry
+    size_bytes = inodes = 0
+    for identity, files in segments.items():
+        before = known.get(identity, NOTHING_THERE)
+        if before.seal and files.keys() == _SEALED and files[""].inode() == before.seal:
+            after = before
+        else:
+            after = _measured(files, path, fs)
+            found.changes.append((identity, before, after))
+        size_bytes += after.size_bytes
+        inodes += after.inodes
+    for identity, before in known.items():
+        if identity not in segments and before.inodes:
+            found.changes.append((identity, before, NOTHING_THERE))
+    found.taken = strays + Amount(size_bytes, inodes)
+    return found
+
+
+def filling_now(path: Path, identity: bytes, before: SegmentEntry, fs: FileSystem) -> SegmentEntry | None:
+    """What a segment takes of which blocks are filled; None if it is not being filled any more (1 GETATTR)."""
+    try:
+        found = lstat_anew(path / f"{identity.hex()}.part", fs)
+    except OSError as exc:
+        if exc.errno not in GONE:
+            raise
+        return None
+    return before._replace(data_bytes=room_of(found).size_bytes, filled_ns=found.st_mtime_ns)
+
+
+def _measured(files: Mapping[str, os.DirEntry[str]], folder: Path, fs: FileSystem) -> SegmentEntry:
+    data_bytes = beside_bytes = filled_ns = 0
+    inodes: set[int] = set()  # in the middle of a seal, one file has two names
+    for suffix, found in _looked_at(files, folder, fs):
+        if found.st_ino in inodes:
+            continue
+        inodes.add(found.st_ino)
+        if suffix in ("", "part") and not data_bytes:
+            data_bytes, filled_ns = room_of(found).size_bytes, found.st_mtime_ns
+        else:
+            beside_bytes += room_of(found).size_bytes
+    seal = files[""].inode() if files.keys() == _SEALED and len(inodes) == len(_SEALED) else 0
+    is_filling = bool(inodes) and "part" in files and "" not in files
+    return SegmentEntry(data_bytes, beside_bytes, filled_ns, seal, len(inodes), is_filling)
+
+
+def _looked_at(
+    files: Mapping[str, os.DirEntry[str]], folder: Path, fs: FileSystem
+) -> Iterator[tuple[str, os.stat_result]]:
+    for suffix, entry in sorted(files.items(), key=lambda item: item[0]):
+        try:
+            # What is written to by others the client may know as it was long ago.  It learns of a new name by asking.
+            found = lstat_anew(folder / entry.name, fs) if suffix == "part" else entry.stat(follow_symlinks=False)
+        except OSError as exc:
+            if exc.errno not in GONE:
+                raise
+            continue
+        yield suffix, found
+
+
+def _taken(entry: os.DirEntry[str]) -> Amount:
+    try:
+        return room_of(entry.stat(follow_symlinks=False))
+    except OSError as exc:
+        if exc.errno not in GONE:
+            raise
+        return NOTHING
+
+
+def _bytes_and_inodes(taken: Amount) -> tuple[int, int]:
+    return taken.size_bytes, taken.inodes

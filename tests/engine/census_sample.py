@@ -1,0 +1,139 @@
+"""A backing directory with segments and generations, its census, and a plain recount of it."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from dsfs.model.nodes import VersionKey
+from dsfs.model.retention import Amount
+from dsfs.storage.backing import BackingDirectory
+from dsfs.storage.census import Census, HeldSegment
+from dsfs.storage.censusscan import DAY_NS, SAFE_NS, Scan
+from dsfs.storage.filesystem import replace_file
+from dsfs.storage.generations import CATALOG, SEGMENTS, GenerationStore, PlacedGeneration
+from dsfs.storage.segmentlist import SegmentList
+from tests.engine.backing_sample import directory
+
+PAGE = 4096
+
+
+def identity(number: int) -> str:
+    """Some in each of a few folders."""
+    return f"{number % 5:02x}{number:038x}"
+
+
+def ids(segments: Iterable[HeldSegment]) -> list[str]:
+    return [segment.identity for segment in segments]
+
+
+def taken(path: Path) -> Amount:
+    found = os.lstat(path)
+    return Amount(found.st_blocks * 512, 1)
+
+
+class Place:
+    """A node, as far as its census goes; `now_ns` is the server's time, which goes on by hand."""
+
+    def __init__(self, tmp_path: Path, name: str = "one", backing: BackingDirectory | None = None) -> None:
+        self.state = tmp_path / name
+        self.state.mkdir(parents=True, exist_ok=True)
+        self.backing = backing or directory(tmp_path / "backing")
+        self.store = GenerationStore(self.state / "catalogs", self.backing.generations, self.backing.file_system)
+        self.now_ns = os.stat(self.backing.path).st_mtime_ns + SAFE_NS
+        self.census = Census(self.state / "census.mdb", self.backing)
+
+    def reopen(self) -> None:
+        """As after a restart."""
+        self.census.close()
+        self.reopen_only()
+
+    def reopen_only(self) -> None:
+        """After it was closed."""
+        self.census = Census(self.state / "census.mdb", self.backing)
+
+    def scan(self, *, hours: float = 0.01, most_entries: int = 10**9) -> Scan:
+        """A round, so long after what was before it."""
+        self.now_ns += int(hours * DAY_NS / 24)
+        return self.census.scan(self.now_ns, most_entries)
+
+    # ---------------------------------------------------------------- what others do
+
+    def path(self, number: int, suffix: str = "") -> Path:
+        path = self.backing.segment_path(identity(number) + suffix)
+        path.parent.mkdir(exist_ok=True)
+        return path
+
+    def seal(self, number: int, pages: int = 2) -> None:
+        for suffix in (".map", ".part"):
+            self.path(number, suffix).unlink(missing_ok=True)
+        replace_file(self.path(number, ".sum"), bytes(PAGE))
+        replace_file(self.path(number), b"x" * pages * PAGE)
+
+    def fill(self, number: int, pages: int = 1) -> None:
+        """Begin it, or go on; all that is there has so many pages then."""
+        self.path(number, ".map").write_bytes(bytes(PAGE))
+        with self.path(number, ".part").open("ab") as file:
+            os.pwrite(file.fileno(), b"y" * pages * PAGE, 0)
+            file.truncate(64 * PAGE)
+
+    def drop(self, number: int) -> None:
+        self.backing.remove_segment(identity(number))
+
+    def place(
+        self, key: VersionKey, numbers: list[int], catalog: bytes = b"c" * PAGE
+    ) -> PlacedGeneration:
+        """As after a listing."""
+        built = self.state / "built.mdb"
+        built.write_bytes(catalog)
+        raw = b"".join(sorted(bytes.fromhex(identity(number)) for number in numbers))
+        dataset, version, generation = key
+        placed = self.store.add(
+            dataset, version, built, {"generation": generation}, SegmentList(raw, len(numbers) * 3 * PAGE)
+        )
+        self.store.share(dataset, version, placed)
+        return placed
+
+    # ---------------------------------------------------------------- a plain recount
+
+    def recount(self) -> Amount:
+        """Everything."""
+        found = [self.backing.path, *self.backing.path.rglob("*")]
+        each = [os.lstat(path) for path in found]
+        assert len({(stat.st_ino) for stat in each}) == len(each)
+        return Amount(sum(stat.st_blocks * 512 for stat in each), len(each))
+
+    def held(self) -> dict[VersionKey, dict[str, Amount]]:
+        """By generation and segment."""
+        by_generation = {}
+        for file in self.backing.generations.glob(f"*/*/*/{SEGMENTS}"):
+            if ".trash-" in file.parent.name or not (file.parent / CATALOG).exists():
+                continue
+            raw = file.read_bytes()
+            names = [raw[at : at + 20].hex() for at in range(0, len(raw), 20)]
+            dataset, version, generation = file.parts[-4:-1]
+            room = {name: self._room(name) for name in names}
+            by_generation[dataset, version, generation] = {k: v for k, v in room.items() if v.inodes}
+        return by_generation
+
+    def _room(self, name: str) -> Amount:
+        found = Amount()
+        for path in (self.backing.path / "segments").glob(f"*/{name}*"):
+            if ".trash-" not in path.name:
+                found += taken(path)
+        return found
+
+    def assert_right(self) -> None:
+        """What the census says is what a recount says."""
+        assert self.census.total() == self.recount()
+        held = self.held()
+        generations = {generation.key: generation for generation in self.census.generations()}
+        assert generations.keys() == held.keys()
+        for key, segments in held.items():
+            amount = sum(segments.values(), Amount())
+            assert generations[key].held == amount
+            found = {segment.identity: segment for segment in self.census.segments_of(key)}
+            assert {name: Amount(each.size_bytes, each.inodes) for name, each in found.items()} == segments
+            for name, each in found.items():
+                assert set(each.others) == {other for other in held if other != key and name in held[other]}
+        hidden = {str(path.relative_to(self.backing.path)) for path in self.backing.path.rglob("*.trash-*")}
+        assert {trashed.name for trashed in self.census.trash()} == hidden

@@ -1,0 +1,223 @@
+"""The census beside what goes wrong: trash and crashes, a disk or a directory that is lost."""
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from dsfs.model.errors import BackingError
+from dsfs.model.retention import NOTHING
+from dsfs.storage import censusfile
+from dsfs.storage.generations import CATALOG, SUMMARY
+from dsfs.storage.trash import Trash
+from tests.engine.backing_sample import directory
+from tests.engine.census_sample import Place, identity, ids
+from tests.engine.stopping import DiedError, stopping_at
+
+A, B = ("photos", "v1", "aa" * 20), ("photos", "v1", "bb" * 20)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    made = Place(tmp_path)
+    yield made
+    made.census.close()
+
+
+def test_hidden_segment_is_trash_until_it_is_deleted(place: Place) -> None:
+    for number in (1, 2):
+        place.seal(number)
+    place.fill(3)
+    place.place(A, [1, 2, 3])
+    place.scan()
+    trash = Trash(place.backing)
+    hidden = [trash.hide(identity(number), place.now_ns + number) for number in (1, 3)]
+    place.scan()
+    place.assert_right()
+    assert [(each.stamp_ns, each.taken) for each in place.census.trash()] == list(
+        zip((place.now_ns - 36 * 10**9 + 1, place.now_ns - 36 * 10**9 + 3), hidden, strict=True)
+    )
+    assert ids(place.census.segments_of(A)) == [identity(2)]
+    freed = [trash.delete(each.name) for each in place.census.trash()]
+    assert freed == hidden
+    place.scan()
+    place.assert_right()
+    assert place.census.trash() == []
+
+
+def test_old_generation_goes_in_two_phases(place: Place) -> None:
+    for key in (A, B):
+        place.place(key, [1])
+    place.scan()
+    trash = Trash(place.backing)
+    hidden = trash.hide_generation(A, place.now_ns)
+    assert hidden.inodes == 4
+    place.scan()
+    place.assert_right()
+    assert [generation.key for generation in place.census.generations()] == [B]
+    (trashed,) = place.census.trash()
+    assert trashed.taken == hidden
+    current = place.store.current(*A[:2])
+    assert current is not None
+    assert current.generation == B[2]
+    assert trash.delete(trashed.name) == hidden
+    assert trash.delete(trashed.name) == NOTHING
+    place.scan()
+    place.assert_right()
+    assert place.census.trash() == []
+
+
+def test_current_generation_does_not_go(place: Place) -> None:
+    trash = Trash(place.backing)
+    assert trash.hide_generation(A, 1) == NOTHING
+    for key in (A, B):
+        place.place(key, [1])
+    assert trash.hide_generation(B, 1) == NOTHING
+    place.place(A, [1])  # it has come back
+    assert trash.hide_generation(A, 1) == NOTHING
+    assert trash.hide_generation(B, 1) != NOTHING
+
+
+@pytest.mark.expects_log("is damaged and left out|describes no generation")
+@pytest.mark.parametrize("damage", [CATALOG, SUMMARY])
+def test_generation_whose_successor_is_damaged_does_not_go(place: Place, damage: str) -> None:
+    for key in (A, B):
+        place.place(key, [1])
+    os.truncate(place.backing.generations.joinpath(*B, damage), 5)
+    assert Trash(place.backing).hide_generation(A, 1) == NOTHING
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "sick"), DiedError()], ids=repr)
+def test_generation_that_goes_and_stops_at_any_step_is_wholly_there_or_trash(
+    tmp_path: Path, error: BaseException
+) -> None:
+    for step in count(1):
+        place = Place(tmp_path / str(step))
+        for key in (A, B):
+            place.place(key, [1])
+        place.scan()
+        trash = Trash(place.backing)
+        with stopping_at(step, type(error)(*error.args)) as stop, suppress(OSError):
+            trash.hide_generation(A, place.now_ns)
+            place.scan()
+            for trashed in place.census.trash():
+                trash.delete(trashed.name)
+        place.scan()
+        if not place.census.trash() and trash.hide_generation(A, place.now_ns) != NOTHING:
+            place.scan()
+        for trashed in place.census.trash():
+            assert trashed.taken.covers(trash.delete(trashed.name))  # some of it is gone already
+        place.scan()
+        place.assert_right()
+        assert os.listdir(place.backing.generations / "photos" / "v1") == [B[2]]
+        place.census.close()
+        if not stop.was_reached:
+            assert step > 30
+            break
+
+
+# ---------------------------------------------------------------- trouble
+
+
+def test_census_that_is_lost_is_made_anew(place: Place) -> None:
+    for number in range(4):
+        place.seal(number)
+    place.place(A, [1, 2, 3])
+    place.scan()
+    place.census.close()
+    file = place.state / "census.mdb"
+    size = file.stat().st_size
+    for content in (None, b"", b"x" * size, file.read_bytes()[: size // 2]):
+        if content is None:
+            file.unlink()
+        else:
+            file.write_bytes(content)
+        place.reopen_only()
+        place.scan()
+        place.assert_right()
+        place.census.close()
+    place.reopen_only()
+
+
+def test_census_of_another_directory_is_made_anew(tmp_path: Path) -> None:
+    one = Place(tmp_path)
+    one.seal(1)
+    one.scan()
+    one.census.close()
+    other = Place(tmp_path, backing=directory(tmp_path / "other"))
+    other.scan()
+    other.assert_right()
+    other.census.close()
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "sick"), DiedError()], ids=repr)
+def test_round_that_stops_at_any_step_is_made_up_for_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    monkeypatch.setattr(censusfile, "BATCH", 2)  # stops lie in the middle of a generation, too
+    for step in count(1):
+        place = Place(tmp_path / str(step))
+        for number in range(5):
+            place.seal(number)
+        place.place(A, list(range(5)))
+        place.scan()
+        place.place(B, [1, 2, 3])
+        shutil.rmtree(place.backing.generations.joinpath(*A))
+        place.drop(1)
+        place.fill(7)
+        with stopping_at(step, type(error)(*error.args)) as stop, suppress(OSError):
+            place.scan()
+        if isinstance(error, DiedError):
+            place.reopen()
+        assert place.scan().since_ns == place.now_ns
+        place.assert_right()
+        place.scan(hours=2)
+        assert ids(place.census.orphans()) == [identity(0), identity(7), identity(4)]  # in their order
+        place.census.close()
+        if not stop.was_reached:
+            assert step > 40
+            break
+
+
+def test_directory_that_is_not_at_its_place_is_not_counted(place: Place, tmp_path: Path) -> None:
+    place.seal(1)
+    place.place(A, [1])
+    place.scan()
+    away = tmp_path / "away"
+    place.backing.path.rename(away)
+    for make in (lambda: None, place.backing.path.mkdir):
+        make()
+        with pytest.raises(OSError, match=r"dsfs\.json is gone"):
+            place.scan()
+    place.backing.path.rmdir()
+    away.rename(place.backing.path)
+    place.scan()
+    place.assert_right()
+
+
+def test_folder_that_went_and_came_back_is_found_again(place: Place, tmp_path: Path) -> None:
+    """As where it was not mounted for a moment, in the middle of a round."""
+    place.seal(1)
+    place.place(A, [1])
+    place.scan()
+    for name in ("segments/01", "segments", "versions/photos/v1", "versions"):
+        folder = place.backing.path / name
+        above = os.stat(folder.parent)
+        folder.rename(tmp_path / "away")
+        os.utime(folder.parent, ns=(above.st_atime_ns, above.st_mtime_ns))
+        place.scan()
+        (tmp_path / "away").rename(folder)
+        os.utime(folder.parent, ns=(above.st_atime_ns, above.st_mtime_ns))
+        place.scan()
+        place.assert_right()
+
+
+def test_disk_that_takes_no_census_is_said_so(tmp_path: Path) -> None:
+    (tmp_path / "one" / "census.mdb").mkdir(parents=True)
+    with pytest.raises(BackingError, match="census"):
+        Place(tmp_path)

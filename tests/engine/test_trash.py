@@ -1,0 +1,202 @@
+"""Trash: what is hidden nobody opens, and who has it open reads on; a crash leaves waste that is found again."""
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from dsfs.model.errors import BlockLostError
+from dsfs.model.retention import NOTHING, Amount
+from dsfs.model.trashname import stamp_in, trash_name
+from dsfs.storage import faultpoint
+from dsfs.storage.backing import BackingDirectory
+from dsfs.storage.census import Census
+from dsfs.storage.rebuild import rebuild
+from dsfs.storage.residency import ResidencyIndex
+from dsfs.storage.segment import SegmentFile, State
+from dsfs.storage.tidy import tidy
+from dsfs.storage.trash import Trash
+from tests.engine.backing_sample import directory
+from tests.engine.segment_sample import IDENTITY, TABLES, Sample
+from tests.engine.stopping import DiedError, stopping_at
+from tests.rig.segmentdir import age
+
+STAMP_NS = 1_764_156_000_123_456_789
+FOLDER = f"segments/{IDENTITY[:2]}"
+SEALED = f"{IDENTITY}.trash-{STAMP_NS}"
+FILLING = f"{IDENTITY}.part.trash-{STAMP_NS}"
+
+Make = Callable[[Sample], SegmentFile]
+
+
+def unsealed(sample: Sample) -> SegmentFile:
+    """As a crash leaves it in the middle of a seal: sealed, and under its old names too."""
+    file = sample.partly_filled()
+    content = sample.beside(".map").read_bytes()
+    sample.complete(file)
+    os.link(sample.path, sample.beside(".part"))
+    sample.beside(".map").write_bytes(content)
+    return file
+
+
+MADE: dict[str, Make] = {"sealed": Sample.sealed, "filling": Sample.partly_filled, "in the middle of a seal": unsealed}
+
+
+@pytest.fixture
+def backing(tmp_path: Path) -> BackingDirectory:
+    return directory(tmp_path / "backing")
+
+
+@pytest.fixture
+def sample(backing: BackingDirectory) -> Iterator[Sample]:
+    made = Sample(backing.path / "segments", TABLES["large"])
+    yield made
+    made.close()
+
+
+def test_name_tells_what_it_was_and_when_it_was_taken_away() -> None:
+    assert trash_name(IDENTITY, STAMP_NS) == SEALED
+    assert stamp_in(SEALED) == stamp_in(FILLING) == STAMP_NS
+    for name in (IDENTITY, f"{IDENTITY}.part", f"{IDENTITY}.trash-", f"{IDENTITY}.trash-1x", ".trash-1", "a.trash-٣"):
+        assert stamp_in(name) is None
+
+
+@pytest.mark.parametrize(("how", "name"), [("sealed", SEALED), ("filling", FILLING)])
+def test_hidden_segment_is_read_on_by_who_has_it_open_and_by_nobody_else(
+    backing: BackingDirectory, sample: Sample, how: str, name: str
+) -> None:
+    file = MADE[how](sample)
+    resident = [block for block in range(len(sample.blocks)) if file.presence[block]]
+    hidden = Trash(backing).hide(IDENTITY, STAMP_NS)
+    assert sample.names() == {name.removeprefix(IDENTITY)}
+    assert hidden == Amount(os.stat(backing.path / FOLDER / name).st_blocks * 512, 1)
+    for block in resident:
+        assert sample.read(file, block, block + 1) == sample.bytes_of(block)
+    assert sample.file().state is State.ABSENT
+
+
+@pytest.mark.parametrize(("how", "name"), [("sealed", SEALED), ("filling", FILLING)])
+def test_deleted_segment_frees_what_it_took_and_is_a_miss_for_who_has_it_open(
+    backing: BackingDirectory, sample: Sample, how: str, name: str
+) -> None:
+    file = MADE[how](sample)
+    trash = Trash(backing)
+    hidden = trash.hide(IDENTITY, STAMP_NS)
+    assert trash.delete(f"{FOLDER}/{name}") == hidden
+    assert sample.names() == set()
+    assert trash.delete(f"{FOLDER}/{name}") == trash.hide(IDENTITY, STAMP_NS) == NOTHING
+    if how == "sealed":
+        with pytest.raises(BlockLostError):
+            file.read_sealed(0, 1)
+    file.look_again(anew=True)
+    assert file.state is State.ABSENT
+
+
+def test_segment_is_filled_anew_beside_its_trash_which_stays(backing: BackingDirectory, sample: Sample) -> None:
+    sample.sealed()
+    trash = Trash(backing)
+    hidden = trash.hide(IDENTITY, STAMP_NS)
+    again = sample.sealed()
+    assert tidy(backing) == 0
+    backing.remove_segment(IDENTITY)
+    assert sample.names() == {SEALED.removeprefix(IDENTITY)}
+    assert trash.delete(f"{FOLDER}/{SEALED}") == hidden
+    again.look_again()
+    assert again.state is State.ABSENT
+
+
+def test_trash_is_neither_waste_nor_resident(backing: BackingDirectory, sample: Sample, tmp_path: Path) -> None:
+    for how, stamp_ns in (("sealed", STAMP_NS), ("filling", STAMP_NS + 1)):
+        MADE[how](sample)
+        Trash(backing).hide(IDENTITY, stamp_ns)
+    names = sample.names()
+    assert len(names) == 2
+    for path in (backing.path / FOLDER).iterdir():
+        os.utime(path, (0, 0))
+    assert tidy(backing) == 0
+    index = ResidencyIndex(tmp_path / "residency.mdb", backing.cluster)
+    assert rebuild(index, backing) == 0
+    index.close()
+    assert sample.names() == names
+
+
+def test_file_with_another_name_frees_nothing(backing: BackingDirectory, sample: Sample) -> None:
+    """As by who hid a filling while another node sealed it."""
+    sample.sealed()
+    os.link(sample.path, backing.path / FOLDER / FILLING)
+    assert Trash(backing).delete(f"{FOLDER}/{FILLING}") == NOTHING
+    assert sample.file().state is State.SEALED
+
+
+@pytest.mark.parametrize("name", ["dsfs.json", f"{FOLDER}/{IDENTITY}", f"segments/../{FOLDER}/{SEALED}", "segments"])
+def test_only_what_was_taken_away_is_deleted(backing: BackingDirectory, sample: Sample, name: str) -> None:
+    sample.sealed()
+    with pytest.raises(ValueError, match="taken away"):
+        Trash(backing).delete(name)
+    assert sample.file().state is State.SEALED
+
+
+@pytest.mark.parametrize("how", MADE)
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "sick"), DiedError()], ids=repr)
+def test_hiding_that_stops_at_any_step_leaves_nothing_wrong_and_is_done_by_the_next(
+    tmp_path: Path, how: str, error: BaseException
+) -> None:
+    for step in count(1):
+        backing = directory(tmp_path / str(step))
+        sample = Sample(backing.path / "segments", TABLES["pack"])
+        MADE[how](sample).close()
+        census = Census(tmp_path / f"{step}.mdb", backing)
+        now_ns = os.stat(backing.path).st_mtime_ns
+        census.scan(now_ns)
+        trash = Trash(backing)
+        with stopping_at(step, type(error)(*error.args)) as stop, suppress(OSError):
+            trash.hide(IDENTITY, STAMP_NS)
+        if step % 2:  # somebody opens it first, or nobody does
+            sample.assert_right_or_lost(sample.file())
+        trash.hide(IDENTITY, STAMP_NS + 1)
+        assert sample.file().state is State.ABSENT
+        age(backing.path)
+        tidy(backing)
+        assert [name for name in sample.names() if ".trash-" not in name] == []
+        census.scan(now_ns)
+        for trashed in census.trash():
+            with stopping_at(1 + step % 3, type(error)(*error.args)), suppress(OSError):
+                trash.delete(trashed.name)
+        census.scan(now_ns)
+        for trashed in census.trash():
+            assert trash.delete(trashed.name) == trashed.taken
+        assert sample.names() == set()
+        census.close()
+        sample.close()
+        if not stop.was_reached:
+            assert step > 10
+            break
+
+
+# ---------------------------------------------------------------- readers in the middle of it
+
+
+@pytest.mark.parametrize("point", ["segment.open_sealed", "segment.read_map"])
+@pytest.mark.parametrize("then", ["hidden", "hidden and sealed anew"])
+def test_segment_that_is_taken_away_while_it_is_opened_is_a_miss_and_no_damage(
+    backing: BackingDirectory, sample: Sample, monkeypatch: pytest.MonkeyPatch, point: str, then: str
+) -> None:
+    """Nothing is logged at WARNING."""
+    sample.sealed().close()
+    file = sample.closed_file()
+
+    def take_away(reached: str) -> None:
+        if reached == point:
+            monkeypatch.setattr(faultpoint, "hook", None)
+            Trash(backing).hide(IDENTITY, STAMP_NS)
+            if then != "hidden":
+                sample.sealed()
+
+    monkeypatch.setattr(faultpoint, "hook", take_away)
+    file.open()
+    assert file.state is (State.ABSENT if then == "hidden" else State.SEALED)
+    sample.assert_right_or_lost(file)
