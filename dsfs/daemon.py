@@ -49,6 +49,7 @@ from dsfs.cache.pool import Bridge, Pool
 from dsfs.cache.read import Reader
 from dsfs.cache.recovery import Recovery
 from dsfs.cache.segments import SegmentTable
+from dsfs.cache.shares import ShareBook
 from dsfs.cache.warm import ALL, THIS, Services
 from dsfs.cache.warmer import Warmer
 from dsfs.cache.warmfill import WarmFiller
@@ -72,6 +73,7 @@ from dsfs.storage.pins import PinFolder
 from dsfs.storage.rebuild import recover
 from dsfs.storage.requests import RequestFolder
 from dsfs.storage.residency import ResidencyIndex
+from dsfs.storage.shares import SharesFile
 from dsfs.storage.statelock import state_lock
 from dsfs.storage.tidy import tidy_state
 
@@ -156,9 +158,11 @@ class Daemon:
         nodes = NodesDirectory(backing.nodes, node_id(config.state_dir), backing.file_system)
         self.events = Events(EventLog(backing.events, backing.file_system), nodes, metrics)
         self.lanes = Lanes(bridge, config.origin.connections, self.memory.limit_bytes // min(2, len(origins)))
+        self.shares = ShareBook(SharesFile(backing.shares, backing.file_system), nodes)
         self.filler = Filler(
-            self.memory, self.filling_pool, self.sealing_pool, bridge, backing, self.health, claims, index, metrics
-        )
+            self.memory, self.filling_pool, self.sealing_pool, bridge, backing, self.health, claims, index, metrics,
+            self.shares,
+        )  # fmt: skip
         self.segments = SegmentTable(backing, self.backing_pool, self.health, self.filler)
         self.fetcher = Fetcher(
             self.memory, self.lanes, bridge, self.filler, claims, services, metrics, config.origin.timeout_s,
@@ -271,6 +275,7 @@ class Daemon:
             services.start_soon(self.heartbeat.serve)
             services.start_soon(self.events.serve)
             services.start_soon(self.use_recorder.serve)
+            services.start_soon(self.shares.serve)
             if self.index.was_unclean and not self.index.was_lost:
                 await services.start(self.recovery.run)
             await services.start(self.warmer.serve)

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 SECONDS_BUCKETS = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0)
 OPERATIONS = ("list", "get")
 ORIGIN_ERRORS = ("temporary", "refused", "no_bucket", "other")  # the kinds of OriginError
-SKIPPED = ("limit", "floor", "paused", "error", "slow", "dropped")
+SKIPPED = ("limit", "floor", "share", "paused", "error", "slow", "dropped")
 
 
 class Metric:

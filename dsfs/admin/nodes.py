@@ -43,8 +43,9 @@ class Neighbours:
                 for sighting in look.sightings
             ],
             "versions_in_use": [
-                {"dataset": dataset, "version": version, "generation": generation, "open_files": dict(by_node)}
+                {"dataset": dataset, "version": version, "generation": generation, "open_files": open_files}
                 for (dataset, version, generation), by_node in sorted(uses.versions.items())
+                if (open_files := {node: told.open_files for node, told in by_node.items() if told.is_held})
             ],
             "segments_in_use": len(uses.segments),
             "nodes_with_unknown_use": sorted(uses.unknown),

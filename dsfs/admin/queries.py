@@ -23,7 +23,7 @@ from dsfs.cache.health import BackingHealth
 from dsfs.cache.library import Generation, Library, Version
 from dsfs.cache.open import Opener
 from dsfs.cache.warmer import Warmer
-from dsfs.model.blocks import pages
+from dsfs.model.blocks import RUN, pages
 from dsfs.model.errors import BackingError, DsfsError, NotFoundError
 from dsfs.model.health import Condition
 from dsfs.storage.backing import BackingDirectory
@@ -196,7 +196,7 @@ class Queries:
         if generation is None:
             return answer | {
                 "generation": None, "files": version.listed, "bytes": 0, "resident_bytes": 0, "left_out": 0,
-                "left_out_examples": [],
+                "left_out_examples": [], "share": None,
             }  # fmt: skip
         summary = generation.catalog.summary
         return answer | {
@@ -206,6 +206,18 @@ class Queries:
             "resident_bytes": await self._resident_bytes(generation),
             "left_out": summary.left_out,
             "left_out_examples": [list(example) for example in summary.left_out_examples],
+            "share": self._share(generation),
+        }
+
+    def _share(self, generation: Generation) -> Answer | None:
+        """What of the backing directory the version may hold, and holds as far as this node knows; None: no limit."""
+        shares = self.filler.shares
+        if (share := shares.share(generation.key)) is None:
+            return None
+        return {
+            "allotted_bytes": share.allotted_bytes,
+            "held_bytes": share.held_bytes,
+            "is_full": not shares.has_room(generation.key, RUN),
         }
 
     async def _resident_bytes(self, generation: Generation) -> int:
@@ -306,6 +318,7 @@ class Queries:
             "segment": None,
             "extent": None,
             "blocks": None,
+            "share": self._share(generation),
             "last_fetch": None,
             "last_error": None,
         }

@@ -117,7 +117,7 @@ class Page:
                 row += [
                     usage["backing"]["state"],
                     next((state for state in ("failing", "ok") if state in origins), "unknown"),
-                    ", ".join(_reading(version) for version in usage["versions"][:VERSIONS_SHOWN]),
+                    ", ".join(_reading(version) for version in usage["versions"][:VERSIONS_SHOWN] if _is_held(version)),
                 ]
         return (*row, *[""] * (len(_NODE_COLUMNS) - len(row)))
 
@@ -169,6 +169,9 @@ class Page:
             self._line(f"{name}: {version['left_out']:,} keys that no path can hold are left out")
             for key, reason in version.get("left_out_examples") or []:
                 self._line(f"  {key}: {reason}")
+        if (share := version.get("share")) and share["is_full"]:
+            self._line("")
+            self._line(f"{name}: {_share(share)}")
 
     def _why_pairs(self, answer: Answer) -> Iterator[tuple[str, str]]:
         found, segment, extent, blocks = (answer[name] for name in ("object", "segment", "extent", "blocks"))
@@ -186,6 +189,8 @@ class Page:
             yield "extent", f"{extent['length']:,} bytes at {extent['offset']:,}"
         if blocks:
             yield "blocks", f"resident {blocks['resident']:,} of {blocks['total']:,}"
+        if share := answer.get("share"):
+            yield "share", _share(share)
         fetch, error = answer.get("last_fetch"), answer.get("last_error")
         if fetch:
             cost = f"{format_size(fetch['bytes'])} in {fetch['seconds']:.3f} s, attempts: {fetch['attempts']}"
@@ -245,9 +250,22 @@ def _host(node: Answer) -> str:
     return str(node["usage"]["host"]["name"]) if node["usage"] else "?"
 
 
+def _is_held(version: Answer) -> bool:
+    """Whether the node has files of it open, or warms it; else it was in use a moment ago."""
+    return bool(version["open_files"] or version["is_warmed"])
+
+
 def _reading(version: Answer) -> str:
+    if not version["open_files"]:
+        return f"{version['dataset']}/{version['version']} (warming)"
     files = "1 file" if version["open_files"] == 1 else f"{version['open_files']:,} files"
     return f"{version['dataset']}/{version['version']} ({files}, {format_size(int(version['bytes_per_s']))}/s)"
+
+
+def _share(share: Answer) -> str:
+    """How much of the backing directory a version in use may hold, and what that means now."""
+    text = f"holds {format_size(share['held_bytes'])} of the {format_size(share['allotted_bytes'])} that it may"
+    return f"{text}; what else is read of it is not kept" if share["is_full"] else text
 
 
 def _pin_row(pin: Answer) -> tuple[str, ...]:

@@ -67,6 +67,7 @@ class Readahead:
         if not segment.is_touched:
             segment.is_touched = True
             if self._previous_in_use(segment) and (following := segment.source.neighbour(+1)) is not None:
+                following.owner = segment.owner
                 self._wish(following)
 
     def _previous_in_use(self, segment: ActiveSegment) -> bool:

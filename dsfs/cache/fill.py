@@ -21,7 +21,9 @@ from dsfs.cache.health import BackingHealth
 from dsfs.cache.memory import Memory
 from dsfs.cache.pool import Bridge, Pool, Priority, Ticket
 from dsfs.cache.runs import ActiveSegment, Run
+from dsfs.cache.shares import ShareBook
 from dsfs.metrics import Metrics
+from dsfs.model.allotment import Refusal
 from dsfs.model.blocks import extent, pages
 from dsfs.model.errors import BackingError, BlockLostError, NoRoomError
 from dsfs.storage.backing import BackingDirectory
@@ -52,6 +54,7 @@ class Filler:
     claims: Claims
     index: ResidencyIndex
     metrics: Metrics
+    shares: ShareBook
 
     def __post_init__(self) -> None:
         self.in_flight = self.seals_in_flight = 0
@@ -121,8 +124,11 @@ class Filler:
         return found is not None and found.end >= end
 
     def _reserve(self, run: Run, first: int, end: int) -> int:
-        """Take the room of these blocks out of limit and floor; 0 if there is none."""
+        """Take the room of these blocks out of limit and floor; 0 if there is none, or their version may have none."""
         length = extent(run.segment.file.blocks, first, end)[1]
+        if not self.shares.has_room(run.segment.owner, pages(length)):
+            self._skipped(length, Refusal.SHARE.value)
+            return 0
         try:
             self.backing.reserve(pages(length))
         except NoRoomError as exc:
@@ -151,6 +157,7 @@ class Filler:
         except BackingError:
             self._skipped(length, "dropped")
             return False
+        self.shares.filled(run.segment.owner, pages(length))
         self.metrics.fill_bytes.add(length)
         return True
 

@@ -25,16 +25,18 @@ from dsfs.cache.tolerance import Tolerance
 from dsfs.metrics import Metrics
 from dsfs.model.nodes import BEAT_S, Look
 from dsfs.model.recent import Recent
+from dsfs.model.retention import ACTIVE_S
+from dsfs.model.reuse import Reading
 from dsfs.model.usage import (
     MOST_CHARACTERS,
     MOST_SEGMENTS,
     MOST_VERSIONS,
     Dependency,
     Host,
-    OpenVersion,
     Program,
     Traffic,
     Usage,
+    UsedVersion,
 )
 from dsfs.storage.backing import BackingDirectory
 from dsfs.storage.nodes import NodesDirectory, nfs_unique_id
@@ -47,6 +49,17 @@ RECENT_S = 60.0
 END_S = 2.0  # what the last beat may take
 MOST_TROUBLE = 20
 MOST_ORIGINS = 20
+
+
+@dataclass(slots=True)
+class _Use:
+    """One generation in use: since when, by the server's clock (0: not known yet); until when it was for sure, by this
+    node's; and how much of it had been read by the last beat.
+    """
+
+    since_ns: int = 0
+    until_s: float = 0.0
+    read_bytes: int = 0
 
 
 @dataclass
@@ -66,7 +79,7 @@ class Heartbeat:
         self._program = Program(uuid.uuid4().hex, __version__, os.getpid(), str(self.mountpoint), is_stopped=False)
         self._limiter = trio.CapacityLimiter(1)
         self._recent = Recent(RECENT_S)
-        self._read: dict[Generation, int] = {}
+        self._uses: dict[Generation, _Use] = {}
         self._told_s = self._looked_s = -math.inf
         self._tolerance = Tolerance(log, "the other nodes cannot be told that this one is alive, or be seen")
 
@@ -121,35 +134,47 @@ class Heartbeat:
     def _usage(self) -> Usage:
         """All but what only the thread can know."""
         now_s = trio.current_time()
-        versions = list(self._open_versions(now_s - self._told_s))
+        elapsed_s = max(1.0, now_s - self._told_s)  # the last beat may come right behind another one
+        used = self._used_versions(now_s, elapsed_s)
+        versions = sorted(used, key=lambda each: (each.is_held, each.bytes_per_s), reverse=True)
         segments = [segment.identity for segment in self.segments if segment.users]
         self._told_s = now_s
-        told_versions = sorted(versions, key=lambda found: found.bytes_per_s, reverse=True)[:MOST_VERSIONS]
         told_segments = segments[-MOST_SEGMENTS:]  # those that were used last
         return Usage(
             host=self._host,
             program=self._program,
             beat_ns=0,
-            versions=tuple(told_versions),
+            versions=tuple(versions[:MOST_VERSIONS]),
+            versions_left_out=sum(each.is_held for each in versions[MOST_VERSIONS:]),
             segments=tuple(told_segments),
-            left_out=len(versions) - len(told_versions) + len(segments) - len(told_segments),
+            segments_left_out=len(segments) - len(told_segments),
             traffic=self._traffic(now_s),
             backing=Dependency(str(self.backing.path), "unknown", ""),
             origins=tuple(_state_of(origin) for origin in self.datasets.origins[:MOST_ORIGINS]),
             trouble=tuple(islice(self._troubles(), MOST_TROUBLE)),
         )
 
-    def _open_versions(self, elapsed_s: float) -> Iterator[OpenVersion]:
-        read, self._read = self._read, {}
+    def _used_versions(self, now_s: float, elapsed_s: float) -> Iterator[UsedVersion]:
         for version in self.library.versions:
             for generation in version.generations:
-                if generation.open_files:
-                    self._read[generation] = generation.read_bytes
-                    grown = generation.read_bytes - read.get(generation, generation.read_bytes)
-                    yield OpenVersion(
-                        version.dataset.name, version.name, generation.id, generation.open_files,
-                        float(round(grown / elapsed_s)),
-                    )  # fmt: skip
+                use = self._uses.get(generation, _Use())
+                read_bytes = generation.reading.read_bytes
+                if generation.is_held or read_bytes > use.read_bytes:
+                    use.until_s = now_s
+                    self._uses[generation] = use
+                elif generation not in self._uses:
+                    continue
+                elif now_s - use.until_s > ACTIVE_S:
+                    del self._uses[generation]
+                    generation.reading = Reading()
+                    continue
+                use.since_ns = use.since_ns or self.nodes.known_time_at(time.monotonic()) or 0
+                speed = round((read_bytes - use.read_bytes) / elapsed_s)
+                use.read_bytes = read_bytes
+                yield UsedVersion(
+                    *generation.key, generation.open_files, bool(generation.warms), use.since_ns, float(speed),
+                    read_bytes, generation.reading.sample.again,
+                )  # fmt: skip
 
     def _traffic(self, now_s: float) -> Traffic:
         totals = (

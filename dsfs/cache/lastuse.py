@@ -1,4 +1,4 @@
-"""Last use: this node tells all others which versions are in use, now and then.
+"""Last use: this node tells all others which versions come into use, and that they still are, now and then.
 
 A version is in use when somebody opens, reads or looks into it, or has a file of it open: what the kernel has in its
 page cache is read, and what is mapped is used, without a word to the daemon.
@@ -8,6 +8,7 @@ directory.  While that is silent the news is late, and nothing waits for it.
 """
 
 import logging
+import time
 from collections.abc import Callable
 
 import trio
@@ -15,6 +16,7 @@ import trio
 from dsfs.cache.library import Library, Version
 from dsfs.cache.tolerance import Tolerance
 from dsfs.model.lastuse import TOLD_EVERY_S
+from dsfs.model.retention import ACTIVE_S
 from dsfs.storage.lastuses import LastUses
 from dsfs.storage.nodes import NodesDirectory
 
@@ -57,13 +59,19 @@ class UseRecorder:
         """Tell of the versions in use of which nothing was told since then."""
         async with self._turn:
             due = [version for version in self._library.versions if self._is_due(version, told_before_s)]
+            began_s = trio.current_time() - ACTIVE_S
+            old = {version for version in due if self._told_s.get(version, began_s) > began_s}
             told: list[Version] = []
 
             def work() -> None:
                 fault: OSError | None = None
                 for version in due:
                     try:
-                        self.uses.touch(version.dataset.name, version.name)
+                        if version in old:
+                            self.uses.touch(version.dataset.name, version.name)
+                        else:
+                            now_ns = self._nodes.time_at(time.monotonic())
+                            self.uses.begin(version.dataset.name, version.name, now_ns)
                         told.append(version)
                     except OSError as exc:
                         fault = exc
@@ -75,11 +83,12 @@ class UseRecorder:
             if due:
                 await self._in_thread(work)
             self._told_s.update(dict.fromkeys(told, trio.current_time()))
-            for version in due:
-                version.was_used |= version not in told
+            for version in set(due).difference(told):
+                version.was_used = True
+                self._told_s.pop(version, None)  # its file may be gone: begin anew
 
     def _is_due(self, version: Version, told_before_s: float) -> bool:
-        is_used = version.was_used or any(generation.open_files for generation in version.generations)
+        is_used = version.was_used or any(generation.is_held for generation in version.generations)
         return is_used and self._told_s.get(version, told_before_s) <= told_before_s
 
     async def _in_thread(self, work: Callable[[], None]) -> None:

@@ -14,7 +14,7 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,9 @@ from dsfs.cache.events import Events
 from dsfs.cache.names import OriginNames, OriginPrefix
 from dsfs.model.errors import DsfsError, NotFoundError, OriginError, OriginTimeoutError
 from dsfs.model.event import Kind
+from dsfs.model.nodes import VersionKey
 from dsfs.model.objects import ObjectRef, identity_of
+from dsfs.model.reuse import Reading
 from dsfs.storage.catalog import Catalog, Entry
 from dsfs.storage.catalog_build import build_catalog
 from dsfs.storage.catalog_format import Summary
@@ -67,7 +69,7 @@ class Dataset:
 class Generation:
     """One catalog in use; `path` is its file; `drifted`: keys the origin has other objects for since it was listed.
 
-    `open_files` counts mapped ones too, `read_bytes` since the daemon started.
+    `open_files` counts mapped ones too, `warms` those that are at it; `reading`: since it came into use (heartbeat.py).
     """
 
     version: "Version"
@@ -75,11 +77,30 @@ class Generation:
     path: Path
     drifted: set[str] = field(default_factory=set)
     open_files: int = 0
-    read_bytes: int = 0
+    warms: int = 0
+    reading: Reading = field(default_factory=Reading)
 
     @property
     def id(self) -> str:
         return self.catalog.generation
+
+    @property
+    def key(self) -> VersionKey:
+        return self.version.dataset.name, self.version.name, self.id
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it is in use however silent that is."""
+        return bool(self.open_files or self.warms)
+
+    @contextlib.contextmanager
+    def being_warmed(self) -> Iterator[None]:
+        """While a warm is at it."""
+        self.warms += 1
+        try:
+            yield
+        finally:
+            self.warms -= 1
 
     def identity_of(self, entry: Entry) -> str:
         """The segment that holds the file."""

@@ -34,9 +34,13 @@ class Opener:
         version, catalog = generation.version, generation.catalog
         origin = version.dataset.origin
         if entry.pack >= 0:
-            return await self.segments.of_pack(origin, catalog, catalog.pack(entry.pack), version.note_drift)
-        obj = catalog.object_of(entry)
-        return await self.segments.of_object(origin, obj, generation.identity_of(entry), version.note_drift)
+            pack = catalog.pack(entry.pack)
+            segment = await self.segments.of_pack(origin, catalog, pack, version.note_drift)
+        else:
+            obj, identity = catalog.object_of(entry), generation.identity_of(entry)
+            segment = await self.segments.of_object(origin, obj, identity, version.note_drift)
+        segment.owner = generation.key
+        return segment
 
     def release(self, file: OpenFile) -> None:
         file.generation.open_files -= 1

@@ -14,6 +14,8 @@ import logging
 from dataclasses import dataclass, field
 from functools import partial
 
+import trio
+
 from dsfs.cache.ahead import Readahead
 from dsfs.cache.fetch import Fetcher, Patience
 from dsfs.cache.fill import Filler
@@ -70,9 +72,11 @@ class Reader:
             segment.users += 1
             self.filler.used(segment)
         try:
-            return await self._collect(file, segment, file.offset + offset, size)
+            got = await self._collect(file, segment, file.offset + offset, size)
         finally:
             segment.release()
+        file.generation.reading.note(segment.identity, file.offset, offset, len(got), trio.current_time)
+        return got
 
     async def _collect(self, file: OpenFile, segment: ActiveSegment, offset: int, size: int) -> Buffer:
         self.readahead.touched(segment)

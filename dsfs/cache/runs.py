@@ -24,6 +24,7 @@ from dsfs.cache.pool import Priority, Ticket
 from dsfs.cache.slot import Slot
 from dsfs.model.blocks import extent
 from dsfs.model.errors import DsfsError
+from dsfs.model.nodes import VersionKey
 from dsfs.model.objects import ObjectRef
 from dsfs.storage.origin import Origin
 from dsfs.storage.residency import SegmentRecord, bitmap_of
@@ -203,7 +204,8 @@ class Others:
 class ActiveSegment:
     """A segment in use.
 
-    `users`: open files and reads; `misses`: how often one of its blocks was wanted and not there;
+    `owner`: the version that it was opened for last, whose share its fills take; `users`: open files and reads;
+    `misses`: how often one of its blocks was wanted and not there;
     `accounted_bytes`: what of it is counted in the backing directory's account; `is_counted`: that has begun;
     `is_touched`: a reader was in this pack; `is_wished`: all of it is to be fetched; `unfilled_runs`: runs on their way
     from the question for a claim to the end of their fill; `is_sealing`: a thread is at the seal; `wants_seal`: once
@@ -212,7 +214,7 @@ class ActiveSegment:
 
     __slots__ = (
         "accounted_bytes", "failed", "file", "identity", "is_counted", "is_sealing", "is_touched", "is_wished",
-        "last_error", "last_fetch", "misses", "others", "runs", "source", "unfilled_runs", "used_hour",
+        "last_error", "last_fetch", "misses", "others", "owner", "runs", "source", "unfilled_runs", "used_hour",
         "users", "wants_seal",
     )  # fmt: skip
 
@@ -221,6 +223,7 @@ class ActiveSegment:
         self.file = file
         self.source = source
         self.runs: dict[int, Run] = {}
+        self.owner: VersionKey | None = None
         self.accounted_bytes = 0
         self.users = 0
         self.used_hour = 0

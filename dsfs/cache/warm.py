@@ -141,6 +141,11 @@ class Warm:
             path = "it" if self.request.path is None else f"--path {self.request.path}"
             self.end(Phase.INCOMPLETE, f"{path} has no file with content", is_final=True)
             return
+        with generation.being_warmed():
+            await self._pass(plan, generation)
+
+    async def _pass(self, plan: Plan, generation: Generation) -> None:
+        """Go over all of it once, and wait until the next time is worth it."""
         self._phase = Phase.FILLING
         is_last, tally = self.is_withdrawn, Tally()
         self.course.begin_pass()

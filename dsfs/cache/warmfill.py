@@ -31,6 +31,7 @@ from dsfs.storage.claim import look
 
 log = logging.getLogger(__name__)
 
+SHARE_IS_FULL = "the version holds its share of the backing directory"
 PIECES_PER_CONNECTION = 2  # under way, when a warm is to wait; readahead of packs goes on to more
 
 
@@ -145,7 +146,7 @@ class WarmFiller:
                 case Move.WAIT:
                     await self.memory.wait_changed()
                     continue
-            if not await self._has_room(visit.course, length):
+            if not await self._has_room(visit, length):
                 continue
             await self.fetcher.lane(segment).wait_few(PIECES_PER_CONNECTION * self.connections)
             self._land()
@@ -188,11 +189,15 @@ class WarmFiller:
         """What the runs that warms have started, and that are not filled yet, hold of memory."""
         return sum(run.slot.size for run in self._flying)
 
-    async def _has_room(self, course: Course, length: int) -> bool:
+    async def _has_room(self, visit: Visit, length: int) -> bool:
         """Whether what is under way and `length` bytes more will be filled: else they would be fetched in vain."""
         needed = pages(length) + sum(pages(run.length) for run in self._flying)
+        owner = visit.segment.owner
+        of_owner = pages(length) + sum(pages(run.length) for run in self._flying if run.segment.owner == owner)
 
         def ask() -> str:
+            if not self.filler.shares.has_room(owner, of_owner):
+                return SHARE_IS_FULL
             try:
                 self.backing.reserve(needed)
             except NoRoomError as exc:
@@ -206,7 +211,7 @@ class WarmFiller:
         except BackingSilentError as exc:
             reason = str(exc)
         if reason:
-            course.failed(reason, trio.current_time())
+            visit.course.failed(reason, trio.current_time())
         return not reason
 
     def _land(self) -> None:

@@ -5,11 +5,11 @@ others'.  No clock of a node enters but the one that counts seconds (monotonic),
 server's was set: then a heartbeat may be of before or after, and nobody is declared silent who is not by both.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from dsfs.model.usage import Usage
+from dsfs.model.usage import Usage, UsedVersion
 
 BEAT_S = 3.0
 TOLERANCE_S = 10.0  # the controllers of a filer have a clock each
@@ -53,14 +53,24 @@ class Sighting:
 
 @dataclass(frozen=True, slots=True)
 class Uses:
-    """Open files by version and node; the nodes that have a segment open.
+    """What is told of each version, by node; the nodes that have a segment open.
 
-    `unknown`: nodes that may have anything in use.
+    `whole`: versions of which any segment may be open, as a node has more segments open than it tells.  `unknown`:
+    nodes that may have anything in use.
     """
 
-    versions: Mapping[VersionKey, Mapping[str, int]]
+    versions: Mapping[VersionKey, Mapping[str, UsedVersion]]
     segments: Mapping[str, frozenset[str]]
+    whole: frozenset[VersionKey]
     unknown: frozenset[str]
+
+    def is_open(self, segment: str, versions: Iterable[VersionKey]) -> bool:
+        """Whether a segment that is part of these versions may be open on any node."""
+        return segment in self.segments or not self.whole.isdisjoint(versions)
+
+    def speeds(self) -> dict[VersionKey, float]:
+        """At how many bytes a second each version is read, by all nodes together."""
+        return {key: sum(told.bytes_per_s for told in by_node.values()) for key, by_node in self.versions.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,22 +111,23 @@ class Look:
         What a node has opened since its last beat is not told yet.  So who removes a segment hides it first, so that
         nobody opens it any more, and looks again after LEASE_S: by then it is told, or who has it open lost its lease.
         """
-        versions: dict[VersionKey, dict[str, int]] = {}
+        versions: dict[VersionKey, dict[str, UsedVersion]] = {}
         segments: dict[str, frozenset[str]] = {}
-        unknown = set()
+        whole, unknown = set(), set()
         for sighting in self.sightings:
             if not self.has_lease(sighting):
                 continue
             usage = sighting.usage
-            if usage is None or not sighting.is_current or usage.left_out:
+            if usage is None or not sighting.is_current or usage.versions_left_out:
                 unknown.add(sighting.node)
             if usage is not None:
-                for found in usage.versions:
-                    by_node = versions.setdefault((found.dataset, found.version, found.generation), {})
-                    by_node[sighting.node] = found.open_files
+                for told in usage.versions:
+                    versions.setdefault(told.key, {})[sighting.node] = told
+                    if usage.segments_left_out:
+                        whole.add(told.key)
                 for identity in usage.segments:
                     segments[identity] = segments.get(identity, frozenset()) | {sighting.node}
-        return Uses(versions, segments, frozenset(unknown))
+        return Uses(versions, segments, frozenset(whole), frozenset(unknown))
 
     def has_lease(self, sighting: Sighting) -> bool:
         """Whether the node may have open what it told, or more."""

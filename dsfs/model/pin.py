@@ -13,6 +13,7 @@ FORMAT = 1
 MOST_BYTES = 32 * 1024
 MOST_CHARACTERS = 500  # of a note
 EXPIRED_SHOWN_S = 7 * 86_400.0  # so long a pin that is over is still shown
+NO_END_NS = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +52,10 @@ class PinFile:
     pin: Pin | None
     trouble: str = ""
 
-    def holds(self, now_ns: int) -> bool:
-        return self.pin is None or not self.pin.is_over(now_ns)
+    @property
+    def until_ns(self) -> int:
+        """NO_END_NS also where that cannot be understood."""
+        return self.pin.until_ns or NO_END_NS if self.pin is not None else NO_END_NS
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +64,9 @@ class Pins:
 
     files: Mapping[str, tuple[PinFile, ...]]
 
-    def holds(self, dataset: str, version: str, now_ns: int) -> bool:
-        """Whether the version must not be evicted now, by the server's clock."""
-        return any(file.holds(now_ns) for file in self.files.get(name_of(dataset, version), ()))
+    def until_ns(self, dataset: str, version: str) -> int:
+        """Before that time, by the server's clock, the version must not be evicted; 0: nobody has pinned it."""
+        return max((file.until_ns for file in self.files.get(name_of(dataset, version), ())), default=0)
 
     def forgotten(self, now_ns: int) -> list[PinFile]:
         """Those that were over so long ago that they may go."""

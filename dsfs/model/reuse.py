@@ -8,8 +8,11 @@ Uses are counted, too: one from when a version comes into use until it is idle. 
 of versions by `worth_ns` stays the same while nobody uses them, so that nothing has to be written meanwhile.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from math import log2
+from math import inf, log2
+
+from dsfs.model.blocks import BLOCK
 
 # A use counts half after so long: two uses are worth as much as one that is so much later.
 HALF_LIFE_S = 7 * 86_400.0
@@ -41,22 +44,43 @@ def worth_ns(used_ns: int, uses: float) -> int:
 class Sample:
     """Some of the blocks that were read, chosen by chance alone: those whose hashes are the smallest.
 
-    `again`: how many of them were read again.
+    `again`: how many of them were read again.  `largest`: a larger hash need not be noted, it is none of them.
     """
 
     again: int = 0
+    largest: float = inf
     _first_s: dict[int, float] = field(default_factory=dict)  # by hash; infinite once it was read again
-    _largest: int = 0
 
     def note(self, block: int, now_s: float) -> None:
         """A block was read, given by a hash that spreads well, at a time that never goes back."""
         first_s = self._first_s.get(block)
         if first_s is not None:
             if now_s - first_s >= ONE_USE_S:
-                self._first_s[block] = float("inf")
+                self._first_s[block] = inf
                 self.again += 1
-        elif len(self._first_s) < WATCHED or block < self._largest:
+        elif block < self.largest:
             self._first_s[block] = now_s
             if len(self._first_s) > WATCHED:
-                self.again -= self._first_s.pop(self._largest) == float("inf")
-            self._largest = max(self._first_s)
+                self.again -= self._first_s.pop(max(self._first_s)) == inf
+            if len(self._first_s) == WATCHED:
+                self.largest = max(self._first_s)
+
+
+@dataclass(slots=True)
+class Reading:
+    """What one node has read of a version since that came into use there."""
+
+    read_bytes: int = 0
+    sample: Sample = field(default_factory=Sample)
+
+    def note(self, segment: str, start: int, offset: int, length: int, clock: Callable[[], float]) -> None:
+        """`length` bytes at `offset` of the file that begins at `start` of the segment were read.
+
+        Each READ comes here: 0.2 us, 0.6 us for one of 1 MiB.  The clock is asked for what the sample takes only.
+        """
+        self.read_bytes += length
+        for block in range(offset // BLOCK, (offset + length - 1) // BLOCK + 1):
+            # Other processes have other hashes of a name, but compare none with these.
+            found = hash((segment, start, block))
+            if found <= self.sample.largest:
+                self.sample.note(found, clock())

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from dsfs.model.document import decode, encode
 
-FORMAT = 1
+FORMAT = 2
 # Names have at most 255 bytes, and six characters for each in JSON: together they stay far below MOST_BYTES.
 MOST_BYTES = 512 * 1024
 MOST_VERSIONS = 100
@@ -32,14 +32,32 @@ class Program:
 
 
 @dataclass(frozen=True, slots=True)
-class OpenVersion:
-    """A version of which files are open: also such that nobody reads now, and such that are only mapped."""
+class UsedVersion:
+    """A version in use: now, or until a moment ago (ACTIVE_S in model/retention.py).
+
+    `open_files`: also such that nobody reads now, and such that are only mapped.  `is_warmed`: a warm is at it.
+    `since_ns`: when it came into use on this node, by the server's clock (0: that is not known); `read_bytes`, `again`:
+    what was read of it since, and how much of that again (model/reuse.py).
+    """
 
     dataset: str
     version: str
     generation: str
     open_files: int
+    is_warmed: bool
+    since_ns: int
     bytes_per_s: float
+    read_bytes: int
+    again: int
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        return self.dataset, self.version, self.generation
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it is in use however silent that is."""
+        return bool(self.open_files) or self.is_warmed
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +89,16 @@ class Dependency:
 class Usage:
     """`beat_ns`: the server's time when it was told.  `segments`: identities of those that are open.
 
-    `left_out`: open versions and segments beyond the most that are told.
+    `versions_left_out`, `segments_left_out`: beyond the most that are told; versions that are held only.
     """
 
     host: Host
     program: Program
     beat_ns: int
-    versions: tuple[OpenVersion, ...]
+    versions: tuple[UsedVersion, ...]
+    versions_left_out: int
     segments: tuple[str, ...]
-    left_out: int
+    segments_left_out: int
     traffic: Traffic
     backing: Dependency
     origins: tuple[Dependency, ...]

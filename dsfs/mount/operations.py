@@ -287,7 +287,6 @@ class Operations(pyfuse3.Operations):
             self.metrics.read_seconds.observe(time.perf_counter() - began)
             self.metrics.read_requests.add()
         self.metrics.read_bytes.add(len(got))
-        file.generation.read_bytes += len(got)
         file.generation.version.was_used = True
         return cast(bytes, got)  # pyfuse3 takes any buffer and replies before anything else runs
 

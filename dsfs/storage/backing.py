@@ -6,7 +6,7 @@
     segments/<aa>/<identity>[.part|.map|.sum]        see segment.py
     segments/<aa>/<identity>[.part].trash-<ns>       see trash.py
     nodes/<node>/                                    see nodes.py
-    pins/, events/, uses/                            see pins.py, eventlog.py, lastuses.py
+    pins/, events/, uses/, shares                    see pins.py, eventlog.py, lastuses.py, shares.py
 
 Concurrency: blocking calls, safe to use from several threads; `_lock` guards the account of bytes.
 """
@@ -189,6 +189,11 @@ class BackingDirectory:
     def uses(self) -> Path:
         """Where nodes tell that a version is in use."""
         return self.path / "uses"
+
+    @property
+    def shares(self) -> Path:
+        """Where it is said how much each version in use may hold."""
+        return self.path / "shares"
 
     # ---------------------------------------------------------------- room
 

@@ -174,8 +174,12 @@ class NodesDirectory:
 
         From the last beat; the server is asked only if there was none.  OSError if it says no.
         """
-        known = self._server.time_at(moment_s)
+        known = self.known_time_at(moment_s)
         return known if known is not None else self.now_ns() - round((self._clock() - moment_s) * 1e9)
+
+    def known_time_at(self, moment_s: float) -> int | None:
+        """The same without a question; None if there was no beat yet."""
+        return self._server.time_at(moment_s)
 
     # ---------------------------------------------------------------- all nodes
 

@@ -27,6 +27,7 @@ from dsfs.cache.pool import Bridge, Pool
 from dsfs.cache.read import OpenFile, Reader
 from dsfs.cache.recovery import Recovery
 from dsfs.cache.segments import SegmentTable
+from dsfs.cache.shares import ShareBook
 from dsfs.cache.warm import ALL, THIS, Services
 from dsfs.cache.warmer import Warmer
 from dsfs.cache.warmfill import WarmFiller
@@ -42,6 +43,7 @@ from dsfs.storage.nodes import NodesDirectory
 from dsfs.storage.origin import Origin
 from dsfs.storage.requests import RequestFolder
 from dsfs.storage.residency import ResidencyIndex
+from dsfs.storage.shares import SharesFile
 from tests.rig.usages import usage_of
 
 T = TypeVar("T")
@@ -102,6 +104,7 @@ class Settings:
     readahead: bool = True
     at_home: bool = False
     seed: int = 1  # of the order in which this node warms
+    node: str = "engine"
 
 
 class Engine:
@@ -133,9 +136,12 @@ class Engine:
             self.claims_pool, bridge, self.backing, self.health, services, self.metrics, settings.timeout_s / 3,
             random.Random(0),
         )  # fmt: skip
+        self.nodes = NodesDirectory(self.backing.nodes, settings.node, self.backing.file_system)
+        self.shares_file = SharesFile(self.backing.shares, self.backing.file_system)
+        self.shares = ShareBook(self.shares_file, self.nodes)
         self.filler = Filler(
             self.memory, self.filling_pool, self.sealing_pool, bridge, self.backing, self.health, self.claims,
-            self.index, self.metrics,
+            self.index, self.metrics, self.shares,
         )  # fmt: skip
         self.segments = SegmentTable(self.backing, self.backing_pool, self.health, self.filler)
         self.fetcher = Fetcher(
@@ -143,7 +149,6 @@ class Engine:
             settings.timeout_s, random.Random(0),
         )  # fmt: skip
         self.readahead = Readahead(self.fetcher, self.segments, settings.connections)
-        self.nodes = NodesDirectory(self.backing.nodes, "engine", self.backing.file_system)
         self.events = Events(EventLog(self.backing.events, self.backing.file_system), self.nodes, self.metrics)
         self.uses = LastUses(self.backing.uses, self.backing.file_system)
         self.library = Library(

@@ -94,14 +94,15 @@ async def test_open_files_are_told_until_they_are_released(tmp_path: Path, mock_
             engine.opener.release(file)
         await until(lambda: not segment.users, "the threads that are at the segment")
         usage = await next_told(heartbeat, mock_clock)
-        assert (usage.versions, usage.segments) == ((), ())
+        assert [(used.open_files, used.is_held) for used in usage.versions] == [(0, False)]
+        assert usage.segments == ()
 
 
 async def test_speed_is_what_was_read_between_two_beats(tmp_path: Path, mock_clock: MockClock) -> None:
     async with running(tmp_path, sample()) as engine, beating(engine) as heartbeat:
         file = await engine.open("v1/large")
         await next_told(heartbeat, mock_clock)
-        file.generation.read_bytes += 3_000_000
+        file.generation.reading.read_bytes += 3_000_000
         engine.metrics.read_bytes.add(3_000_000)
         engine.metrics.read_resident_bytes.add(2_000_000)
         usage = await next_told(heartbeat, mock_clock)

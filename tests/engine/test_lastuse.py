@@ -147,7 +147,7 @@ async def test_end_tells_what_was_not_told_yet(tmp_path: Path, mock_clock: MockC
 async def test_what_nobody_has_used_for_a_year_is_forgotten(tmp_path: Path, mock_clock: MockClock) -> None:
     async with running(tmp_path, sample()) as engine, recording(engine):
         for name in ("v1", "v2"):
-            engine.uses.touch("photos", name)
+            engine.uses.begin("photos", name, time.time_ns())
         os.utime(engine.backing.uses / "photos,v2", ns=(0, time.time_ns() - round(FORGOTTEN_AFTER_S * 1e9) - HOUR_NS))
         await next_look(mock_clock, FIRST_FORGET_S)
         mock_clock.jump(LOOK_S)
@@ -166,7 +166,7 @@ async def test_status_tells_how_long_ago_a_version_was_used_on_any_node(tmp_path
     async with running(tmp_path, sample()) as engine:
         await engine.read_path("v1/large")
         assert (await status_of(engine))["last_used_ago_s"] is None
-        engine.uses.touch(*V1)
+        engine.uses.begin(*V1, time.time_ns())
         path = engine.backing.uses / "photos,v1"
         os.utime(path, ns=(0, path.stat().st_mtime_ns - HOUR_NS))
         assert (await status_of(engine))["last_used_ago_s"] == pytest.approx(3600, abs=60)
@@ -179,7 +179,7 @@ async def test_status_does_not_wait_for_last_uses_that_cannot_be_seen(
     faults = Faults(monkeypatch)
     async with running(tmp_path, sample()) as engine:
         await engine.read_path("v1/large")
-        engine.uses.touch(*V1)
+        engine.uses.begin(*V1, time.time_ns())
         gate = faults.hold("lastuses.look")
         assert (await status_of(engine))["last_used_ago_s"] is None
         gate.open()

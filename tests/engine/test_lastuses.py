@@ -2,15 +2,21 @@
 
 import errno
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import IO, Any
 
 import pytest
 
-from dsfs.model.lastuse import FORGOTTEN_AFTER_S, LastUse
+from dsfs.model.document import encode
+from dsfs.model.lastuse import FORGOTTEN_AFTER_S, FORMAT, TOLD_EVERY_S, LastUse, VersionNames
+from dsfs.model.retention import ACTIVE_S
+from dsfs.model.reuse import HALF_LIFE_S
 from dsfs.storage.filesystem import file_system_of
 from dsfs.storage.lastuses import LastUses
 from tests.engine.faults import Faults
 
+NOW_NS = 1_800_000_000 * 10**9
 V1, V2 = ("photos", "v1"), ("photos", "v2")
 LONG = ("\udcff" * 255, "v" * 255)
 
@@ -32,7 +38,7 @@ def test_use_is_seen_by_all_with_the_time_of_the_server(uses: LastUses, place: P
     assert other.all() == []
     assert other.of([V1]) == {}
     for names in (V1, LONG):
-        uses.touch(*names)
+        uses.begin(*names, 0)
     for seen in (uses, other):
         assert {(use.dataset, use.version) for use in seen.all()} == {V1, LONG}
         assert seen.of([V1, V2, LONG]).keys() == {V1, LONG}
@@ -42,11 +48,11 @@ def test_use_is_seen_by_all_with_the_time_of_the_server(uses: LastUses, place: P
 def test_using_it_again_is_one_request_and_changes_nothing_but_the_time(
     uses: LastUses, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    uses.touch(*V1)
+    uses.begin(*V1, 0)
     (path,) = place.iterdir()
     os.utime(path, ns=(0, 0))
     inode = path.stat().st_ino
-    assert uses.all() == [LastUse(*V1, 0)]
+    assert uses.all() == [LastUse(*V1, 0, 1.0)]
     faults = Faults(monkeypatch)
     uses.touch(*V1)
     assert faults.reached == ["lastuses.touch"]
@@ -55,7 +61,7 @@ def test_using_it_again_is_one_request_and_changes_nothing_but_the_time(
 
 
 def test_what_is_no_use_file_is_left_alone(uses: LastUses, place: Path) -> None:
-    uses.touch(*V1)
+    uses.begin(*V1, 0)
     for name in ("README", ".nfs0123", "0" * 40, "photos,v2.0.new-0123456789ab"):
         (place / name).write_text("anything")
     for _ in range(2):
@@ -64,7 +70,7 @@ def test_what_is_no_use_file_is_left_alone(uses: LastUses, place: Path) -> None:
 
 def test_damaged_content_matters_only_where_the_name_does_not_tell(uses: LastUses, place: Path) -> None:
     for names in (V1, LONG):
-        uses.touch(*names)
+        uses.begin(*names, 0)
     for path in place.iterdir():
         path.write_bytes(b"\0" * 100)
     fresh = LastUses(place, file_system_of(place))
@@ -74,7 +80,7 @@ def test_damaged_content_matters_only_where_the_name_does_not_tell(uses: LastUse
 
 def test_what_nobody_has_used_for_a_year_is_forgotten(uses: LastUses, place: Path) -> None:
     for names in (V1, V2, LONG):
-        uses.touch(*names)
+        uses.begin(*names, 0)
     now_ns = max(uses.of([V1, V2, LONG]).values())
     long_ago_ns = now_ns - round(FORGOTTEN_AFTER_S * 1e9) - 1
     os.utime(place / "photos,v1", ns=(0, long_ago_ns))
@@ -90,6 +96,8 @@ def test_what_nobody_has_used_for_a_year_is_forgotten(uses: LastUses, place: Pat
 def test_nothing_is_written_where_the_folder_is_gone(uses: LastUses, place: Path) -> None:
     place.rmdir()
     with pytest.raises(FileNotFoundError):
+        uses.begin(*V1, 0)
+    with pytest.raises(FileNotFoundError):
         uses.touch(*V1)
     with pytest.raises(FileNotFoundError):  # and not: never used
         uses.of([V1])
@@ -97,7 +105,7 @@ def test_nothing_is_written_where_the_folder_is_gone(uses: LastUses, place: Path
 
 
 def test_file_that_vanishes_is_of_no_use(uses: LastUses, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    uses.touch(*V1)
+    uses.begin(*V1, 0)
     names = [*os.listdir(place), "photos,v2"]
     monkeypatch.setattr("dsfs.storage.lastuses.os.listdir", lambda path: names)
     assert [(use.dataset, use.version) for use in uses.all()] == [V1]
@@ -108,5 +116,84 @@ def test_first_use_that_cannot_be_told_leaves_nothing(
 ) -> None:
     Faults(monkeypatch).fail("direct.rename", errno.ENOSPC)
     with pytest.raises(OSError, match="No space left"):
-        uses.touch(*V1)
+        uses.begin(*V1, 0)
     assert list(place.iterdir()) == []
+
+
+# ---------------------------------------------------------------- how often
+
+
+def told_at(place: Path, now_ns: int) -> None:
+    """The last word of v1 was at that time."""
+    os.utime(place / "photos,v1", ns=(0, now_ns))
+
+
+def counts(uses: LastUses) -> float:
+    (use,) = uses.all()
+    return use.uses
+
+
+def test_use_that_begins_after_a_pause_is_another_one_and_an_old_one_counts_half(uses: LastUses, place: Path) -> None:
+    uses.begin(*V1, NOW_NS)
+    other = LastUses(place, file_system_of(place))
+    told_at(place, NOW_NS)
+    assert (counts(uses), counts(other)) == (1, 1)
+    half_life_ns = round(HALF_LIFE_S * 1e9)
+    uses.begin(*V1, NOW_NS + half_life_ns)
+    told_at(place, NOW_NS + half_life_ns)
+    assert (counts(uses), counts(other)) == (1.5, 1.5)
+    for pause_s in (ACTIVE_S, 0, -ACTIVE_S):  # it goes on, perhaps on another node; and a clock that was set back
+        other.begin(*V1, NOW_NS + half_life_ns + round(pause_s * 1e9))
+        told_at(place, NOW_NS + half_life_ns)
+        assert (counts(uses), counts(other)) == (1.5, 1.5)
+
+
+def test_nodes_that_begin_at_once_count_one_use(uses: LastUses, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uses.begin(*V1, NOW_NS)
+    told_at(place, NOW_NS)
+    later_ns = NOW_NS + round(HALF_LIFE_S * 1e9)
+    gates = [Faults(monkeypatch).hold("direct.rename")]
+    with ThreadPoolExecutor() as nodes:
+        slow = nodes.submit(uses.begin, *V1, later_ns)
+        assert gates[0].reached.wait(20)  # it has looked, and is about to write
+        monkeypatch.undo()
+        LastUses(place, file_system_of(place)).begin(*V1, later_ns)
+        told_at(place, later_ns)
+        LastUses(place, file_system_of(place)).begin(*V1, later_ns)
+        assert counts(uses) == 1.5
+        gates[0].open()
+        slow.result(20)
+    told_at(place, later_ns)
+    assert counts(LastUses(place, file_system_of(place))) == 1.5
+
+
+def test_file_that_does_not_count_says_one_use(uses: LastUses, place: Path) -> None:
+    for content in (encode(VersionNames(*V1), FORMAT), b"torn"):
+        (place / "photos,v1").write_bytes(content)
+        told_at(place, NOW_NS)
+        assert counts(LastUses(place, file_system_of(place))) == 1
+        uses.begin(*V1, NOW_NS + round(HALF_LIFE_S * 1e9))
+        assert counts(uses) == 1.5
+
+
+def test_count_is_read_again_only_when_a_use_may_have_begun(
+    uses: LastUses, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uses.begin(*V1, NOW_NS)
+    told_at(place, NOW_NS)
+    assert counts(uses) == 1
+    opened: list[Path] = []
+    open_file = Path.open
+
+    def noted(path: Path, mode: str) -> IO[Any]:
+        opened.append(path)
+        return open_file(path, mode)
+
+    monkeypatch.setattr(Path, "open", noted)
+    for _ in range(5):  # told again and again while it is in use
+        told_at(place, os.stat(place / "photos,v1").st_mtime_ns + round(TOLD_EVERY_S * 1e9))
+        assert counts(uses) == 1
+    assert opened == []
+    told_at(place, NOW_NS)  # the server's clock was set back
+    assert counts(uses) == 1
+    assert len(opened) == 1

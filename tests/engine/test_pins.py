@@ -47,16 +47,16 @@ def pinned(folder: PinFolder) -> list[Pin | None]:
 
 def test_pin_is_seen_by_all_until_it_is_taken_away(folder: PinFolder, place: Path) -> None:
     other = new_folder(place)
-    assert not other.all().holds("photos", "v1", NOW_NS)
+    assert other.all().until_ns("photos", "v1") <= NOW_NS
     folder.place(pin_of())
     folder.place(pin_of(LONG, dataset=LONG))
     for seen in (folder.all(), other.all(), new_folder(place).all()):
-        assert seen.holds("photos", "v1", NOW_NS)
-        assert seen.holds(LONG, LONG, NOW_NS)
-        assert not seen.holds("photos", "v2", NOW_NS)
+        assert seen.until_ns("photos", "v1") > NOW_NS
+        assert seen.until_ns(LONG, LONG) > NOW_NS
+        assert seen.until_ns("photos", "v2") <= NOW_NS
     assert other.remove("photos", "v1")
     assert not other.remove("photos", "v1")
-    assert not folder.all().holds("photos", "v1", NOW_NS)
+    assert folder.all().until_ns("photos", "v1") <= NOW_NS
     assert pinned(folder) == [pin_of(LONG, dataset=LONG)]
 
 
@@ -108,7 +108,7 @@ def test_damaged_file_is_a_pin_and_can_be_taken_away(
             path.mkdir()
     reader = new_folder(place)
     for _ in range(2):
-        assert reader.all().holds("photos", "v1", NOW_NS)
+        assert reader.all().until_ns("photos", "v1") > NOW_NS
     assert pinned(reader) == [None]
     assert len([record for record in caplog.records if "counts as a pin" in record.message]) == 1
     reader.forget(reader.all(), 2**62)
@@ -122,7 +122,7 @@ def test_pin_that_is_over_holds_nothing_and_goes_after_a_while(folder: PinFolder
     folder.place(pin_of("v1", until_ns=NOW_NS))
     folder.place(pin_of("v2", until_ns=NOW_NS + 10**9))
     seen = folder.all()
-    assert (seen.holds("photos", "v1", NOW_NS), seen.holds("photos", "v2", NOW_NS)) == (False, True)
+    assert (seen.until_ns("photos", "v1") > NOW_NS, seen.until_ns("photos", "v2") > NOW_NS) == (False, True)
     folder.forget(seen, NOW_NS)
     assert len(pinned(folder)) == 2
     folder.forget(seen, NOW_NS + round(EXPIRED_SHOWN_S * 1e9))
@@ -147,7 +147,7 @@ def test_crash_at_any_step_leaves_the_old_pin_the_new_one_or_both(tmp_path: Path
         with stopping_at(step, DiedError(), torn=True) as stop:
             new_folder(place).place(new)
         after = new_folder(place)
-        assert after.all().holds("photos", "v1", NOW_NS)
+        assert after.all().until_ns("photos", "v1") > NOW_NS
         outcomes.append(pinned(after))
         if not stop.was_reached:
             break

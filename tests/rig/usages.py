@@ -2,7 +2,14 @@
 
 from dataclasses import replace
 
-from dsfs.model.usage import Dependency, Host, OpenVersion, Program, Traffic, Usage
+from dsfs.model.usage import Dependency, Host, Program, Traffic, Usage, UsedVersion
+
+
+def used(
+    files: int = 1, *, is_warmed: bool = False, since_ns: int = 0, read_bytes: int = 0, again: int = 0
+) -> UsedVersion:
+    """photos/v1, in use."""
+    return UsedVersion("photos", "v1", "0123456789abcdef", files, is_warmed, since_ns, 1_000_000.0, read_bytes, again)
 
 
 def usage_of(
@@ -12,17 +19,19 @@ def usage_of(
     files: int = 1,
     segments: tuple[str, ...] = (),
     is_stopped: bool = False,
-    left_out: int = 0,
+    versions_left_out: int = 0,
+    segments_left_out: int = 0,
 ) -> Usage:
     """A node that has `files` files of photos/v1 open."""
-    version = OpenVersion("photos", "v1", "0123456789abcdef", files, 1_000_000.0)
+    version = used(files)
     return Usage(
         host=Host(host, ""),
         program=Program(f"run-of-{host}", "0.1.0", 7, "/datasets", is_stopped=is_stopped),
         beat_ns=beat_ns,
         versions=(version,) if files else (),
+        versions_left_out=versions_left_out,
         segments=segments,
-        left_out=left_out,
+        segments_left_out=segments_left_out,
         traffic=Traffic(4_000, 3_000, 1_000, 60.0, 400, 300, 100),
         backing=Dependency("/mnt/dsfs", "ok", ""),
         origins=(Dependency("s3://lake", "ok", ""),),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from dsfs.model import event, lastuse, pin
 from dsfs.model.document import decode, encode
 from dsfs.model.event import Event
-from dsfs.model.pin import EXPIRED_SHOWN_S, Pin, PinFile, Pins
+from dsfs.model.pin import EXPIRED_SHOWN_S, NO_END_NS, Pin, PinFile, Pins
 from dsfs.model.versionname import name_of, version_in
 from dsfs.storage.filesystem import is_unfinished
 
@@ -69,8 +69,8 @@ def test_what_is_written_is_read(some_pin: Pin, some_event: Event) -> None:
     assert pin.pin_in(pin.content_of(some_pin) + b" " * 4096) == some_pin  # as O_DIRECT fills it up
     assert event.event_in(event.line_of(some_event)) == some_event
     assert event.line_of(some_event).count(b"\n") == 1
-    names = (some_pin.dataset, some_pin.version)
-    assert lastuse.version_of(lastuse.content_of(*names)) == names
+    counted = lastuse.CountedUses(some_pin.dataset, some_pin.version, 1.5)
+    assert lastuse.counted_in(lastuse.content_of(counted)) == counted
 
 
 def test_the_longest_that_is_written_can_be_read() -> None:
@@ -139,15 +139,15 @@ def file_of(until_ns: int) -> PinFile:
 
 def test_pin_holds_until_it_is_over() -> None:
     for until_ns, holds in ((0, True), (NOW_NS + 1, True), (NOW_NS, False), (NOW_NS - 1, False)):
-        assert pins(file_of(until_ns)).holds("photos", "v1", NOW_NS) is holds
-    assert not pins(file_of(0)).holds("photos", "v2", NOW_NS)
-    assert not Pins({}).holds("photos", "v1", NOW_NS)
+        assert (pins(file_of(until_ns)).until_ns("photos", "v1") > NOW_NS) is holds
+    assert pins(file_of(0)).until_ns("photos", "v2") == 0
+    assert Pins({}).until_ns("photos", "v1") == 0
 
 
 def test_what_cannot_be_understood_holds_and_is_never_forgotten() -> None:
     damaged = PinFile("photos,v1,1.json", "photos,v1", None, "torn")
     found = pins(damaged, file_of(1))
-    assert found.holds("photos", "v1", 2**62)
+    assert found.until_ns("photos", "v1") == NO_END_NS
     assert found.forgotten(2**62) == [file_of(1)]
 
 

@@ -16,7 +16,7 @@ from dsfs.model.nodes import (
     Sighting,
 )
 from dsfs.model.usage import Usage
-from tests.rig.usages import told_at, usage_of
+from tests.rig.usages import told_at, usage_of, used
 
 NOW_S = 1_800_000_000.0
 HOUR_S = 3600.0
@@ -78,8 +78,10 @@ def test_versions_and_segments_are_in_use_by_those_who_have_them_open() -> None:
         seen("d", 1, usage_of("d", files=0)),
     )
     uses = look.uses()
-    assert uses.versions == {V1: {"a": 2, "b": 1}}
+    assert uses.versions == {V1: {"a": used(2), "b": used(1)}}
+    assert uses.speeds() == {V1: 2_000_000}
     assert uses.segments == {"s1": {"a"}, "s2": {"a", "b"}}
+    assert uses.whole == set()
     assert uses.unknown == set()
 
 
@@ -90,12 +92,24 @@ def test_node_that_does_not_tell_may_have_anything_in_use() -> None:
         Sighting("a", None, None, "Permission denied"),
         Sighting("b", beat_ns, None, "no JSON object"),
         Sighting("c", beat_ns, stale),  # it beats, and cannot write
-        seen("d", 1, usage_of("d", left_out=1)),
+        seen("d", 1, usage_of("d", versions_left_out=1)),
         Sighting("e", ns(NOW_S - LEASE_S - 1), None, "no JSON object"),
     )
     uses = look.uses()
     assert uses.unknown == {"a", "b", "c", "d"}
     assert uses.segments.keys() == {"s3"}
+
+
+def test_node_with_more_segments_open_than_it_tells_may_have_any_of_its_versions_open() -> None:
+    uses = look_at(
+        seen("a", 1, usage_of("a", segments=("s1",), segments_left_out=7)),
+        seen("b", 1, usage_of("b", segments=("s2",))),
+    ).uses()
+    assert uses.unknown == set()
+    other = ("photos", "v2", "0123456789abcdef")
+    assert uses.is_open("s2", [other])
+    assert uses.is_open("s3", [other, V1])
+    assert not uses.is_open("s3", [other])
 
 
 def test_nodes_are_forgotten_after_days_whether_they_said_so_or_not() -> None:

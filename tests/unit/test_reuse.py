@@ -1,10 +1,12 @@
 """What tells an epoch from a scan."""
 
+from itertools import count
 from random import Random
 
 import pytest
 
-from dsfs.model.reuse import AGAIN, HALF_LIFE_S, ONE_USE_S, Sample, another_use, is_reused, worth_ns
+from dsfs.model.blocks import BLOCK
+from dsfs.model.reuse import AGAIN, HALF_LIFE_S, ONE_USE_S, WATCHED, Reading, Sample, another_use, is_reused, worth_ns
 
 TIB = 2**40
 
@@ -58,6 +60,44 @@ def test_again_counts_members_of_the_sample_only() -> None:
     for block in range(64):
         sample.note(block, now_s)
     assert sample.again == 0
+
+
+@pytest.mark.parametrize("read_bytes", [4096, BLOCK, 8 * BLOCK, 10 * BLOCK + 1])
+def test_reading_counts_bytes_and_blocks_read_again_however_they_are_asked_for(read_bytes: int) -> None:
+    reading, now_s, size = Reading(), 0.0, 200 * BLOCK
+
+    def read_all(step: int) -> None:
+        for offset in range(0, size, step):
+            reading.note("s1", 0, offset, min(step, size - offset), lambda: now_s)
+
+    read_all(read_bytes)
+    assert (reading.read_bytes, reading.sample.again) == (size, 0)
+    now_s += ONE_USE_S
+    read_all(BLOCK)
+    assert (reading.read_bytes, reading.sample.again) == (2 * size, WATCHED)
+
+
+def test_reading_tells_segments_and_files_of_a_pack_apart() -> None:
+    reading, clock = Reading(), count(0.0, ONE_USE_S)
+    for segment in ("s1", "s2"):
+        for start in range(0, 400 * 4096, 4096):
+            reading.note(segment, start, 0, 1000, lambda: next(clock))
+    assert (reading.read_bytes, reading.sample.again) == (800_000, 0)
+    reading.note("s1", 0, 0, 0, lambda: next(clock))  # behind the end of a file
+    assert reading.sample.again == 0
+
+
+def test_clock_is_asked_for_members_of_the_sample_only() -> None:
+    reading, asked = Reading(), 0
+
+    def clock() -> float:
+        nonlocal asked
+        asked += 1
+        return 0.0
+
+    for block in range(100_000):
+        reading.note("s1", 0, block * BLOCK, BLOCK, clock)
+    assert WATCHED <= asked < 1_000  # WATCHED * (1 + log(100,000 / WATCHED)) = 534, give or take 22
 
 
 def test_two_uses_are_worth_as_much_as_one_a_half_life_later() -> None:

@@ -15,27 +15,29 @@ from dsfs.model.usage import (
     MOST_VERSIONS,
     Dependency,
     Host,
-    OpenVersion,
     Program,
     Traffic,
     Usage,
+    UsedVersion,
     content_of,
     usage_in,
 )
-from tests.rig.usages import usage_of
+from tests.rig.usages import usage_of, used
 
 NUMBERS = st.integers(0, 2**63 - 1)
 FLOATS = st.floats(0, 1e18)
 TEXTS = st.text(max_size=20)
 DEPENDENCIES = st.builds(Dependency, TEXTS, TEXTS, TEXTS)
+USED = st.builds(UsedVersion, TEXTS, TEXTS, TEXTS, NUMBERS, st.booleans(), NUMBERS, FLOATS, NUMBERS, NUMBERS)
 USAGES = st.builds(
     Usage,
     host=st.builds(Host, TEXTS, TEXTS),
     program=st.builds(Program, TEXTS, TEXTS, NUMBERS, TEXTS, st.booleans()),
     beat_ns=NUMBERS,
-    versions=st.lists(st.builds(OpenVersion, TEXTS, TEXTS, TEXTS, NUMBERS, FLOATS), max_size=3).map(tuple),
+    versions=st.lists(USED, max_size=3).map(tuple),
+    versions_left_out=NUMBERS,
     segments=st.lists(TEXTS, max_size=3).map(tuple),
-    left_out=NUMBERS,
+    segments_left_out=NUMBERS,
     traffic=st.builds(Traffic, NUMBERS, NUMBERS, NUMBERS, FLOATS, NUMBERS, NUMBERS, NUMBERS),
     backing=DEPENDENCIES,
     origins=st.lists(DEPENDENCIES, max_size=3).map(tuple),
@@ -49,13 +51,13 @@ def test_what_is_told_is_what_is_heard(usage: Usage) -> None:
 
 
 def test_name_that_is_no_utf8_is_told() -> None:
-    version = OpenVersion("photos", "v\udcff", "0123", 1, 0.0)
+    version = replace(used(), version="v\udcff")
     usage = replace(usage_of(), versions=(version,))
     assert usage_in(content_of(usage)) == usage
 
 
 def test_the_most_that_is_told_can_be_heard() -> None:
-    version = OpenVersion("\udcff" * 255, "\udcff" * 255, "0" * 40, 2**40, 1e12)
+    version = UsedVersion("\udcff" * 255, "\udcff" * 255, "0" * 40, 2**40, False, 2**62, 1e12, 2**62, 64)
     usage = replace(usage_of(), versions=(version,) * MOST_VERSIONS, segments=("0" * 40,) * MOST_SEGMENTS)
     assert usage_in(content_of(usage)) == usage
 
@@ -83,11 +85,11 @@ DAMAGED = {
     "another format": changed(format=FORMAT + 1),
     "format that is no number": changed(format=["x" * 10_000]),
     "field missing": content_of(usage_of()).replace(b'"segments"', b'"segment"'),
-    "negative": changed(left_out=-1),
+    "negative": changed(segments_left_out=-1),
     "large number": changed(beat_ns=10**30),
     "large number for a float": changed(traffic=json.loads(content_of(usage_of()))["traffic"] | {"recent_s": 10**400}),
     "no number": content_of(usage_of()).replace(b"60.0", b"NaN"),
-    "flag for a number": changed(left_out=True),
+    "flag for a number": changed(segments_left_out=True),
     "number for a name": changed(segments=[7]),
     "name for a list": changed(segments="abc"),
     "list for an object": changed(host=[]),
