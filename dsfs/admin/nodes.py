@@ -61,9 +61,9 @@ class Neighbours:
         open_files = {this: sum(generation.open_files for generation in version.generations)}
         for key, by_node in uses.versions.items():
             if key[:2] == (version.dataset.name, version.name):
-                for node, count in by_node.items():
+                for node, told in by_node.items():
                     if node != this:
-                        open_files[node] = open_files.get(node, 0) + count
+                        open_files[node] = open_files.get(node, 0) + told.open_files
         hosts = {sighting.node: sighting.usage.host.name for sighting in look.sightings if sighting.usage is not None}
         hosts[this] = socket.gethostname()
         known = [f"{hosts[node]} ({_files(count)} open)" for node, count in sorted(open_files.items()) if count]

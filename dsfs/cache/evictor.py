@@ -59,7 +59,7 @@ class Plan:
     @property
     def missing(self) -> Amount:
         leaving = sum((verdict.amount for verdict in self.leaves), NOTHING)
-        return self.survey.missing(self.wanted, leaving)
+        return self.survey.room.missing(self.wanted + self.survey.ahead, leaving)
 
 
 class Evictor:
@@ -131,7 +131,7 @@ class Evictor:
             return ()
         survey = self._surveyor.take(is_whole=False)
         left: tuple[Verdict, ...] = ()
-        if survey.is_whole:
+        if survey.seen_since_ns is not None:
             left = tuple(self._hidden(survey, NOTHING))
             self._hide_waste(survey)
         self._finish(survey)

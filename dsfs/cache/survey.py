@@ -12,7 +12,7 @@ from dsfs.model.eviction import Verdict, judge
 from dsfs.model.inventory import CachedGeneration, cached_versions
 from dsfs.model.lastuse import TOLD_EVERY_S, LastUse
 from dsfs.model.nodes import Look, Uses, VersionKey
-from dsfs.model.retention import Amount, CachedSegment, CachedVersion, Room
+from dsfs.model.retention import ACTIVE_S, Amount, CachedSegment, CachedVersion, Room
 from dsfs.storage.backing import BackingDirectory
 from dsfs.storage.census import Census
 from dsfs.storage.lastuses import LastUses
@@ -32,22 +32,28 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """`ahead`: what versions in use will fill within the horizon.  `unknown`: what may hold or use anything."""
+    """`used`: what lies there, without what nodes may fill yet of their grants.  `ahead`: what versions in use will fill
+    within the horizon.  `unknown`: what may hold or use anything.  `seen_since_ns`: how old what is seen may be, None
+    if something was not seen yet.
+    """
 
     look: Look
     uses: Uses
     versions: tuple[CachedVersion, ...]
     room: Room
+    used: Amount
     allotted: Mapping[VersionKey, int]
     ahead: Amount
     unknown: frozenset[str]
+    seen_since_ns: int | None
 
     @property
     def now_ns(self) -> int:
         return self.look.now_ns
 
-    def version(self, key: VersionKey) -> CachedVersion:
-        return next(version for version in self.versions if version.key == key)
+    def idle_s(self, key: VersionKey) -> float:
+        """Since when nobody uses the version."""
+        return next(version.idle_s(self.now_ns) for version in self.versions if version.key == key)
 
     def host(self, node: str) -> str:
         """What people call the node."""
@@ -101,11 +107,12 @@ class Surveyor:
             reused=self._reused,
         )
         self._reused = frozenset(version.key for version in versions if version.is_reused)
-        room = self._room()
+        account = self._backing.room.account.look()
+        room = self._room(account)
         allotted = allotments(versions, room, self._retention_of, look.now_ns)
         ahead = Amount(foreseen(versions, allotted, uses.speeds(), self.limits.horizon_s))
         unknown = uses.unknown | frozenset(scan.unknown)
-        return Survey(look, uses, tuple(versions), room, allotted, ahead, unknown)
+        return Survey(look, uses, tuple(versions), room, account.used, allotted, ahead, unknown, scan.since_ns)
 
     def judge(self, survey: Survey, need: Amount) -> Iterator[Verdict]:
         """What has to leave so that there is room for `need`, and for what is ahead; then what stays."""
@@ -120,11 +127,17 @@ class Surveyor:
             unknown=survey.unknown,
         )
 
-    def is_unused_since(self, survey: Survey, key: VersionKey) -> bool:
-        """Whether nobody has told of another use of the version since; asks the server."""
-        names = key[:2]
-        known = self._last_uses.get(names)
-        return self._uses.of([names]).get(names, 0) <= (known.used_ns if known else 0)
+    def may_leave(self, survey: Survey, verdict: Verdict) -> bool:
+        """Whether nobody has told of another use of the version since; asks the server.
+
+        What is in use leaves for others that are in use, too.
+        """
+        dataset, version, _ = verdict.key
+        if survey.idle_s(verdict.key) <= ACTIVE_S:
+            return True
+        known = self._last_uses.get((dataset, version))
+        told = self._uses.of([(dataset, version)])
+        return told.get((dataset, version), 0) <= (known.used_ns if known else 0)
 
     def _learn_uses(self, now_ns: int) -> None:
         """All last uses, no more often than nodes tell them: that is a request for each version."""
@@ -137,13 +150,13 @@ class Surveyor:
             is_open = survey.uses.is_open(held.identity, (key, *held.others))
             yield CachedSegment(held.identity, held.size_bytes, held.inodes, held.filled_ns, is_open, held.others)
 
-    def _room(self) -> Room:
+    def _room(self, account: Account) -> Room:
         limits, there = self.limits, self._backing.room.there()
         return Room(
             limits.limit_bytes,
             limits.high_bytes,
             limits.low_bytes,
-            used=self._backing.room.account.look().total,
+            used=account.total,
             leaving=sum((trashed.taken for trashed in self.census.trash()), Amount()),
             free=there.free,
             floor=there.floor,

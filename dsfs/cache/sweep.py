@@ -67,7 +67,7 @@ class Sweeper:
         """One round.  OSError, NoRoomError; what was done is done."""
         self._told.note(survey.look)
         self._recount(survey)
-        self._ledger.note(survey.room.free.size_bytes, survey.used_bytes, self._deleted_bytes)
+        self._ledger.note(survey.room.free.size_bytes, survey.used.size_bytes, self._deleted_bytes)
         self._deleted_bytes = 0
         self._delete(survey)
 

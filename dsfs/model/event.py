@@ -17,6 +17,8 @@ class Kind(StrEnum):
     STOPPED = "stopped"
     PUBLISHED = "published"  # a version was listed for the first time, and is there for all nodes
     WARMED = "warmed"  # all that was asked for is resident
+    CACHED = "cached"  # all of a version is resident, whoever read it
+    EVICTED = "evicted"
     DROPPED = "dropped"
     REFRESHED = "refreshed"  # there is a new generation
     DRIFTED = "drifted"

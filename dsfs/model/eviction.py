@@ -200,13 +200,7 @@ class _Plan:
     _taken: dict[VersionKey, set[str]] = field(default_factory=dict)  # of those that were not chosen whole
 
     def missing(self, *, is_spare: bool) -> Amount:
-        """What has to leave yet: to get below the high watermark, and what is to spare below the low one."""
-        present = self.room.used - self.room.leaving
-        above = present.size_bytes + self.need.size_bytes - self.room.high_bytes
-        if is_spare and present.size_bytes > self.room.high_bytes:
-            above = max(above, present.size_bytes - self.room.low_bytes)
-        to_floor = self.room.floor + self.need - self.room.free - self.room.leaving
-        return Amount(max(above, to_floor.size_bytes), to_floor.inodes) - self._total
+        return self.room.missing(self.need, self._total, is_spare=is_spare)
 
     def remove(
         self, version: CachedVersion, rule: Rule, missing: Amount | None = None, most_bytes: int | None = None

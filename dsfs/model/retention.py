@@ -66,6 +66,20 @@ class Room:
     free: Amount
     floor: Amount
 
+    def missing(self, need: Amount, taken: Amount, *, is_spare: bool = False) -> Amount:
+        """What has to leave yet, beside what was `taken` already, so that there is room for `need` (not positive:
+        nothing).
+
+        That is so much as to get below the high watermark, and of what `is_spare`, below the low one, if the high one
+        is passed.
+        """
+        present = self.used - self.leaving
+        above = present.size_bytes + need.size_bytes - self.high_bytes
+        if is_spare and present.size_bytes > self.high_bytes:
+            above = max(above, present.size_bytes - self.low_bytes)
+        to_floor = self.floor + need - self.free - self.leaving
+        return Amount(max(above, to_floor.size_bytes), to_floor.inodes) - taken
+
 
 @dataclass(frozen=True, slots=True)
 class CachedVersion:

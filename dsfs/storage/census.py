@@ -25,7 +25,8 @@ class HeldGeneration:
     """A generation in the backing directory.
 
     `size_bytes`: what its segments take when all of them are sealed; `held`: what is there of them.  `is_current`: it
-    has the highest sequence number of its version.
+    has the highest sequence number of its version.  `made_ns`: when the newest of its objects was made, or when it was
+    placed where that is not known; `placed_ns`: when its catalog was put there.
     """
 
     key: VersionKey
@@ -33,6 +34,7 @@ class HeldGeneration:
     held: Amount
     sequence: int
     is_current: bool
+    made_ns: int
     placed_ns: int
 
 
@@ -105,6 +107,7 @@ class Census:
                 Amount(generation.held_bytes, generation.held_inodes),
                 generation.sequence,
                 generation.sequence == highest[generation.key[0], generation.key[1]],
+                generation.made_ns,
                 generation.placed_ns,
             )
             for generation in known
@@ -121,6 +124,11 @@ class Census:
         for identity, entry in self._file.held_of(number):
             others = tuple(keys[owner] for owner in entry.owners if owner != number and owner in keys)
             yield HeldSegment(identity.hex(), entry.size_bytes, entry.inodes, entry.filled_ns, others)
+
+    def owners_of(self, identity: str) -> list[VersionKey]:
+        """The generations that the segment is of, whether anything of it is there or not."""
+        keys = {number: found.key for number, found in self._file.all_generations()}
+        return [keys[owner] for owner in self._file.owners_of(bytes.fromhex(identity)) if owner in keys]
 
     def orphans(self) -> Iterator[HeldSegment]:
         """Segments that no generation had while each was looked at, and for an hour before; not filled since."""

@@ -163,6 +163,12 @@ class CensusFile:
             known = [(identity, decode_segment(value)) for identity, value in found if value is not None]
         return [(identity, entry) for identity, entry in known if entry.inodes]
 
+    def owners_of(self, identity: bytes) -> tuple[int, ...]:
+        """The numbers of its generations."""
+        with self._env.begin(self._dbs.segments) as txn:
+            value = txn.get(identity)
+            return () if value is None else decode_segment(value).owners
+
     def identities_of(self, number: int) -> bytes:
         """The identities of the generation's segments, one after the other."""
         with self._env.begin(self._dbs.lists) as txn:

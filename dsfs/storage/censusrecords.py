@@ -65,10 +65,14 @@ class Folder:
 
 @dataclass(slots=True)
 class Generation:
-    """A generation; `is_joined`: all its segments know of it.  `held_bytes`, `held_inodes`: what those take."""
+    """A generation; `is_joined`: all its segments know of it.  `held_bytes`, `held_inodes`: what those take.
+
+    `made_ns`: when the newest of its objects was made; `placed_ns`: when its catalog was put there.
+    """
 
     key: VersionKey
     sequence: int
+    made_ns: int
     placed_ns: int
     size_bytes: int
     is_joined: bool = False

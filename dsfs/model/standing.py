@@ -1,0 +1,67 @@
+"""What who evicts found and did in its last round, for all nodes to show: how much of each version is there, what is
+leaving, and what is wrong.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+
+from dsfs.model.document import decode, encode
+from dsfs.model.nodes import VersionKey
+from dsfs.model.retention import CachedVersion
+
+FORMAT = 1
+MOST_BYTES = 16 * 1024 * 1024
+MOST_VERSIONS = 10_000  # with the longest names they stay below MOST_BYTES, nearly always far
+BELIEVED_S = 300.0  # a standing that is older tells nothing of what is there now
+
+
+@dataclass(frozen=True, slots=True)
+class HeldVersion:
+    """So much of a generation's `size_bytes` is there, counted as its files take room."""
+
+    dataset: str
+    version: str
+    generation: str
+    held_bytes: int
+    size_bytes: int
+
+    @property
+    def key(self) -> VersionKey:
+        return self.dataset, self.version, self.generation
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """As it was at `counted_ns`, by the server's clock; `node`, called `host`, did the round.
+
+    `is_whole`: a version that is not named holds nothing.  `trouble`: why nothing more is deleted, "" while all is well.
+    """
+
+    counted_ns: int
+    node: str
+    host: str
+    leaving_bytes: int
+    trouble: str
+    is_whole: bool
+    versions: tuple[HeldVersion, ...]
+
+
+def held_versions(versions: Iterable[CachedVersion]) -> tuple[HeldVersion, ...]:
+    """Those of which something is there; of too many, some."""
+    found = (
+        HeldVersion(*version.key, version.held.size_bytes, version.size_bytes)
+        for version in versions
+        if version.held.size_bytes
+    )
+    return tuple(islice(found, MOST_VERSIONS))
+
+
+def content_of(standing: Standing) -> bytes:
+    """The file of a standing."""
+    return encode(standing, FORMAT)
+
+
+def standing_in(content: bytes) -> Standing:
+    """What the file says; ValueError, with the reason, if it cannot be understood."""
+    return decode(Standing, content, FORMAT, MOST_BYTES)
