@@ -105,8 +105,9 @@ class Filler:
                 if not room:
                     filled = False
                     continue
-                if not self._is_filled(run, first, end):
-                    filled = self._write(run, first, end) and filled
+                if not self._is_filled(run, first, end) and not self._write(run, first, end):
+                    self.shares.give_back(run.segment.owner, room)
+                    filled = False
         except Exception:
             filled = False
             log.exception("unexpected error while filling segment %s", run.segment.identity)
@@ -126,12 +127,13 @@ class Filler:
     def _reserve(self, run: Run, first: int, end: int) -> int:
         """Take the room of these blocks out of limit and floor; 0 if there is none, or their version may have none."""
         length = extent(run.segment.file.blocks, first, end)[1]
-        if not self.shares.has_room(run.segment.owner, pages(length)):
+        if not self.shares.take(run.segment.owner, pages(length)):
             self._skipped(length, Refusal.SHARE.value)
             return 0
         try:
             self.backing.reserve(pages(length))
         except NoRoomError as exc:
+            self.shares.give_back(run.segment.owner, pages(length))
             self._skipped(length, exc.reason)
             return 0
         return pages(length)
@@ -157,7 +159,6 @@ class Filler:
         except BackingError:
             self._skipped(length, "dropped")
             return False
-        self.shares.filled(run.segment.owner, pages(length))
         self.metrics.fill_bytes.add(length)
         return True
 

@@ -50,15 +50,25 @@ class ShareBook:
             self._fillings.learn(versions, counted_s, now_s)
 
     def has_room(self, owner: VersionKey | None, size_bytes: int) -> bool:
-        """Whether so much more may be filled for that version."""
+        """Whether so much more may be filled for that version; for nobody, anything."""
         with self._lock:
             return owner is None or self._fillings.has_room(owner, size_bytes)
 
-    def filled(self, owner: VersionKey | None, size_bytes: int) -> None:
-        """So much was filled for that version."""
+    def take(self, owner: VersionKey | None, size_bytes: int) -> bool:
+        """The same, and it will be filled now."""
+        with self._lock:
+            if owner is None:
+                return True
+            has_room = self._fillings.has_room(owner, size_bytes)
+            if has_room:
+                self._fillings.note(owner, size_bytes)
+            return has_room
+
+    def give_back(self, owner: VersionKey | None, size_bytes: int) -> None:
+        """What was taken could not be filled."""
         if owner is not None:
             with self._lock:
-                self._fillings.note(owner, size_bytes)
+                self._fillings.note(owner, -size_bytes)
 
     def share(self, key: VersionKey) -> Share | None:
         """That of the version, as far as this node knows; None: it has none."""

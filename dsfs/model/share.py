@@ -81,7 +81,7 @@ class Fillings:
     _shares: dict[VersionKey, tuple[Share, int]] = field(default_factory=dict)  # with what was filled by then
 
     def note(self, key: VersionKey, size_bytes: int) -> None:
-        """So much was filled just now."""
+        """So much is filled just now; negative: was not filled after all."""
         self._filled[key] = self._filled.get(key, 0) + size_bytes
 
     def learn(self, shares: Iterable[Share], counted_s: float, now_s: float) -> None:

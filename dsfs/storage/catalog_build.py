@@ -59,7 +59,7 @@ def build_catalog(objects: Iterator[ObjectRef], *, prefix: str, origin_id: str, 
                 origin_id=origin_id,
                 prefix=prefix,
                 listed_at_s=listed_at_s,
-                modified_s=finish.modified_s,
+                made_s=finish.newest_s,
             )
             store.put(store.meta, b"format", catalog_format.FORMAT)
             store.put(store.meta, b"summary", json.dumps(asdict(summary)).encode())
@@ -269,7 +269,7 @@ class _Finish:
         self._pack = _OpenPack(NO_PACK)
         self.generation = blake2b(digest_size=20, person=b"dsfs generation")
         self.generation.update(_fields(catalog_format.FORMAT, origin_id.encode(), prefix.encode()))
-        self.files = self.directories = self.bytes = self.packs = self.large_objects = self.modified_s = 0
+        self.files = self.directories = self.bytes = self.packs = self.large_objects = self.newest_s = 0
 
     def run(self) -> None:
         for entry in self._store.all_entries():
@@ -295,11 +295,10 @@ class _Finish:
         left = self._stack.pop()
         if self._stack:
             self._stack[-1].mtime_s = max(self._stack[-1].mtime_s, left.mtime_s)
-        else:
-            self.modified_s = left.mtime_s
         if left.mtime_s != left.entry.mtime_s:
             left.entry.mtime_s = left.mtime_s
             self._rewrite(left.entry)
+        self.newest_s = left.mtime_s  # in the end that of the root
 
     def _add_file(self, entry: Entry) -> None:
         folder = self._stack[-1]

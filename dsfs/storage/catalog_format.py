@@ -74,7 +74,8 @@ class Summary:
     """What a catalog holds, as summary.json says it.
 
     `files`, `directories` (without the root) and `bytes` count what can be seen; `left_out` the keys that no path
-    can hold, the first of which are named, each with the reason.  `modified_s`: when the newest object was made.
+    can hold, the first of which are named, each with the reason.  `made_s`: when the newest object was made; 0 in
+    catalogs that do not say it.
     """
 
     generation: str
@@ -88,7 +89,7 @@ class Summary:
     origin_id: str
     prefix: str
     listed_at_s: int
-    modified_s: int
+    made_s: int = 0
 
 
 def entry_key(index: int) -> bytes:

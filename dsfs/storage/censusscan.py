@@ -203,7 +203,7 @@ class Scanner:
             segments = segments_of(placed, self._work)
             placed_ns = os.lstat(path / CATALOG).st_mtime_ns
             key = (*_version_at(folder.path), placed.generation)
-            made_ns = placed.modified_s * 10**9 or placed_ns
+            made_ns = placed.made_s * 10**9 or placed_ns
             generation = Generation(key, placed.sequence, made_ns, placed_ns, segments.size_bytes)
             self._file.join(generation, segments.identities, folder.seen_ns)
             return len(segments)

@@ -52,7 +52,7 @@ class PlacedGeneration:
     digest: str
     segment_bytes: int
     segments_digest: str
-    modified_s: int
+    made_s: int
 
 
 class GenerationStore:
@@ -218,7 +218,7 @@ def described(path: Path) -> PlacedGeneration:
         str(found["digest"]),
         int(found.get("segment_bytes", 0)),
         str(found.get("segments_digest", "")),
-        int(found.get("modified_s", 0)),
+        int(found.get("made_s", 0)),
     )
 
 

@@ -15,14 +15,18 @@ from trio.testing import MockClock
 from dsfs.admin.nodes import Neighbours
 from dsfs.cache.datasets import Datasets
 from dsfs.cache.heartbeat import Heartbeat
+from dsfs.model.blocks import BLOCK
 from dsfs.model.errors import BackingError
 from dsfs.model.nodes import BEAT_S, FORGOTTEN_AFTER_S, Life, Look
+from dsfs.model.retention import ACTIVE_S
+from dsfs.model.reuse import ONE_USE_S
 from dsfs.model.usage import Usage
 from dsfs.storage.nodes import HEARTBEAT, NodesDirectory
 from tests.engine.engine import MIB, PREFIX, Engine, running, until
 from tests.engine.fake_origin import FakeOrigin
 from tests.engine.faults import Faults
 from tests.engine.test_queries import queries_of
+from tests.engine.warming import begin, ended
 from tests.rig.usages import usage_of
 
 CONTENT = b"x" * (5 * MIB)
@@ -110,6 +114,76 @@ async def test_speed_is_what_was_read_between_two_beats(tmp_path: Path, mock_clo
         assert (usage.traffic.read_bytes, usage.traffic.cache_bytes) == (3_000_000, 2_000_000)
         assert (usage.traffic.recent_read_bytes, usage.traffic.recent_cache_bytes) == (3_000_000, 2_000_000)
         engine.opener.release(file)
+
+
+async def test_what_was_read_since_it_came_into_use_is_told_until_it_is_idle(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    async with running(tmp_path, sample()) as engine, beating(engine) as heartbeat:
+        before_ns = await trio.to_thread.run_sync(heartbeat.nodes.now_ns)
+        for _ in range(2):
+            assert await engine.read_path("v1/large", 4 * MIB) == CONTENT
+            mock_clock.jump(ONE_USE_S)
+        (used,) = (await next_told(heartbeat, mock_clock)).versions
+        assert (used.open_files, used.is_held) == (0, False)
+        assert (used.read_bytes, used.again) == (2 * len(CONTENT), len(CONTENT) // BLOCK)  # 40 blocks: all are watched
+        assert abs(used.since_ns - before_ns) < 60e9
+        mock_clock.jump(ACTIVE_S - BEAT_S)
+        assert [each.since_ns for each in (await next_told(heartbeat, mock_clock)).versions] == [used.since_ns]
+        mock_clock.jump(BEAT_S)
+        assert (await next_told(heartbeat, mock_clock)).versions == ()
+        assert await engine.read_path("v1/large", 4 * MIB) == CONTENT
+        (used,) = (await next_told(heartbeat, mock_clock)).versions
+        assert (used.read_bytes, used.again) == (len(CONTENT), 0)
+
+
+async def test_version_is_told_while_a_warm_is_at_it(tmp_path: Path, mock_clock: MockClock) -> None:
+    origin = sample()
+    gate = origin.hold(f"{PREFIX}v1/large")
+    async with running(tmp_path, origin) as engine, beating(engine) as heartbeat:
+        warm = await begin(engine)
+        await until(gate.reached.is_set, "the warm asking the origin")
+        mock_clock.jump(2 * ACTIVE_S)
+        usage = await next_told(heartbeat, mock_clock)
+        (used,) = usage.versions
+        assert (used.open_files, used.is_warmed, used.is_held) == (0, True, True)
+        assert len(usage.segments) == 1
+        gate.open()
+        await ended(warm)
+        (used,) = (await next_told(heartbeat, mock_clock)).versions
+        assert not used.is_held
+        assert [generation.warms for version in engine.library.versions for generation in version.generations] == [0]
+
+
+async def test_versions_left_out_are_told_apart_from_segments_left_out(
+    tmp_path: Path, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The former may be anything; of the latter it is known what they belong to."""
+    monkeypatch.setattr("dsfs.cache.heartbeat.MOST_SEGMENTS", 1)
+    monkeypatch.setattr("dsfs.cache.heartbeat.MOST_VERSIONS", 1)
+    origin = sample()
+    for number in range(3):
+        origin.put(f"{PREFIX}v1/more-{number}", CONTENT)
+        origin.put(f"{PREFIX}v2/more-{number}", CONTENT)
+    async with running(tmp_path, origin) as engine, beating(engine) as heartbeat:
+        files = [await engine.open(f"v1/more-{number}") for number in range(3)]
+        usage = await next_told(heartbeat, mock_clock)
+        assert (len(usage.versions), usage.versions_left_out) == (1, 0)
+        assert (len(usage.segments), usage.segments_left_out) == (1, 2)
+        uses = (await trio.to_thread.run_sync(heartbeat.look)).uses()
+        assert uses.unknown == set()
+        assert all(file.segment and uses.is_open(file.segment.identity, [file.generation.key]) for file in files)
+        assert not uses.is_open("of another version", [])
+
+        await engine.read_path("v2/more-0")  # in use, and not held: it matters less
+        assert (await next_told(heartbeat, mock_clock)).versions_left_out == 0
+        files.append(await engine.open("v2/more-0"))
+        usage = await next_told(heartbeat, mock_clock)
+        assert (len(usage.versions), usage.versions_left_out) == (1, 1)
+        uses = (await trio.to_thread.run_sync(heartbeat.look)).uses()
+        assert uses.unknown == {"this"}
+        for file in files:
+            engine.opener.release(file)
 
 
 async def test_node_that_ends_says_so(tmp_path: Path, mock_clock: MockClock) -> None:

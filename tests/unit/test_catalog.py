@@ -116,6 +116,7 @@ def test_catalog_is_like_a_plain_tree(tmp_path_factory, objects):
         assert summary.files == len(model.files)
         assert summary.directories == len(model.directories) - 1
         assert summary.bytes == sum(o.size for o in model.files.values())
+        assert summary.made_s == model.directories[""]
         assert summary.left_out == len(model.left_out)
         assert {key for key, _ in summary.left_out_examples} == model.left_out
         assert found.summary == summary

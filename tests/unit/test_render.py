@@ -81,6 +81,7 @@ WHY: dict[str, Any] = {
     },
     "extent": {"offset": 4096, "length": 5000},
     "blocks": {"resident": 1, "total": 12},
+    "share": {"allotted_bytes": 2**34, "held_bytes": 2**33, "is_full": False},
     "last_fetch": {"at_s": NOW_S - 60, "bytes": 5000, "seconds": 0.5, "attempts": 2},
     "last_error": {"at_s": NOW_S - 61, "message": "HTTP 503 SlowDown"},
 }
@@ -248,6 +249,7 @@ def test_why_shows_object_segment_extent_blocks_fetch_and_error() -> None:
         "segment     ff00 (pack), filling at /mnt/dsfs/segments/ff/ff00.part",
         "extent      5,000 bytes at 4,096",
         "blocks      resident 1 of 12",
+        "share       holds 8.00 GiB of the 16.0 GiB that it may",
         "last fetch  1m ago, 4.88 KiB in 0.500 s, attempts: 2",
         "last error  1m 1s ago: HTTP 503 SlowDown",
     ):
