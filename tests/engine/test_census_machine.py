@@ -5,7 +5,14 @@ from pathlib import Path
 
 import hypothesis.strategies as st
 from hypothesis import settings
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from dsfs.model.retention import NOTHING
 from dsfs.storage.trash import Trash
@@ -29,6 +36,12 @@ class Nodes(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.place.census.close()
         self._folder.cleanup()
+
+    @initialize(numbers=st.lists(st.sets(NUMBERS, min_size=2), min_size=2, max_size=2))
+    def begin(self, numbers: list[set[int]]) -> None:
+        for name, found in zip(("aa", "bb"), numbers, strict=True):
+            self.list_version(("photos", "v1", name * 20), found)
+        self.count(1.0)
 
     @rule(number=NUMBERS, pages=st.integers(1, 5))
     def seal(self, number: int, pages: int) -> None:
@@ -71,6 +84,7 @@ class Nodes(RuleBasedStateMachine):
             assert self.trash.delete(trashed.name) in (trashed.taken, NOTHING)
         self.is_counted = False
 
+    @precondition(lambda self: not self.is_counted)
     @rule(hours=st.sampled_from([0.001, 1.5, 25]))
     def count(self, hours: float) -> None:
         assert self.place.scan(hours=hours).since_ns == self.place.now_ns
@@ -89,8 +103,8 @@ class Nodes(RuleBasedStateMachine):
     @invariant()
     def is_right(self) -> None:
         self.place.assert_right()
-        held = {name for segments in self.place.held().values() for name in segments}
-        assert not held.intersection(ids(self.place.census.orphans()))
+        owned = {name for segments in self.place.held().values() for name in segments}
+        assert owned.isdisjoint(ids(self.place.census.orphans()))
 
 
 def test_census_is_right_whatever_nodes_do() -> None:
