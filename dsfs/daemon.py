@@ -1,7 +1,7 @@
 """The composition root: builds everything, starts it in order, stops it in order.
 
-    services     index writer, readahead of packs, warms, heartbeat, events, control socket, signals   cancelled last
-      requests   FUSE                                                                          ends first
+    services     account, index writer, readahead, warms, heartbeat, events, control socket, signals   cancelled last
+      requests   FUSE                                                                                  ends first
 
 Stopping: no more requests, unmount, let the queued fills end (within a deadline: what is lost can be
 fetched again), write the index and take the mark of a running daemon out of it.  A second signal skips the
@@ -48,6 +48,7 @@ from dsfs.cache.open import Opener
 from dsfs.cache.pool import Bridge, Pool
 from dsfs.cache.read import Reader
 from dsfs.cache.recovery import Recovery
+from dsfs.cache.roomkeeper import RoomKeeper
 from dsfs.cache.segments import SegmentTable
 from dsfs.cache.warm import ALL, THIS, Services
 from dsfs.cache.warmer import Warmer
@@ -60,6 +61,7 @@ from dsfs.model.health import Health
 from dsfs.mount.mountpoint import prepare_mountpoint
 from dsfs.mount.operations import Operations
 from dsfs.mount.session import Session
+from dsfs.storage.account import SharedAccount
 from dsfs.storage.backing import BackingDirectory
 from dsfs.storage.eventlog import EventLog
 from dsfs.storage.filesystem import file_system_of
@@ -72,6 +74,7 @@ from dsfs.storage.pins import PinFolder
 from dsfs.storage.rebuild import recover
 from dsfs.storage.requests import RequestFolder
 from dsfs.storage.residency import ResidencyIndex
+from dsfs.storage.room import Room
 from dsfs.storage.statelock import state_lock
 from dsfs.storage.tidy import tidy_state
 
@@ -104,9 +107,7 @@ def run(config: Config, *, force: bool) -> None:
             prepare_mountpoint(config.mountpoint, force=force)
             if not force:
                 refuse_if_gone(config.state_dir, config.backing.path)
-            backing = BackingDirectory(
-                config.backing.path, config.backing.limit_bytes, config.backing.floor.of
-            )
+            backing = BackingDirectory(config.backing.path)
             if not backing.file_system.is_network:
                 libc.mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
             remember(config.state_dir, config.backing.path, backing.cluster)
@@ -149,15 +150,18 @@ class Daemon:
         self.sealing_pool = Pool("sealing", SEALING_THREADS, bridge)
         self.claims_pool = Pool("claims", CLAIMS_THREADS, bridge)
         self.health = BackingHealth(Health(config.backing.timeout_s), bridge, backing.probe)
+        nodes = NodesDirectory(backing.nodes, node_id(config.state_dir), backing.file_system)
+        account = SharedAccount(backing.path, backing.file_system, lambda: nodes.node)
+        self.room = Room(backing, account, config.backing.limit_bytes, config.backing.floor.of)
+        self.room_keeper = RoomKeeper(self.room)
         claims = Claims(
-            self.claims_pool, bridge, backing, self.health, services, metrics, config.origin.timeout_s / 3,
+            self.claims_pool, bridge, self.room, self.health, services, metrics, config.origin.timeout_s / 3,
             random.Random(),
         )  # fmt: skip
-        nodes = NodesDirectory(backing.nodes, node_id(config.state_dir), backing.file_system)
         self.events = Events(EventLog(backing.events, backing.file_system), nodes, metrics)
         self.lanes = Lanes(bridge, config.origin.connections, self.memory.limit_bytes // min(2, len(origins)))
         self.filler = Filler(
-            self.memory, self.filling_pool, self.sealing_pool, bridge, backing, self.health, claims, index, metrics
+            self.memory, self.filling_pool, self.sealing_pool, bridge, self.room, self.health, claims, index, metrics
         )
         self.segments = SegmentTable(backing, self.backing_pool, self.health, self.filler)
         self.fetcher = Fetcher(
@@ -167,7 +171,9 @@ class Daemon:
         self.readahead = Readahead(self.fetcher, self.segments, config.origin.connections)
         self.library = Library(
             Catalogs(
-                GenerationStore(config.state_dir / "catalogs", backing.generations, backing.file_system),
+                GenerationStore(
+                    config.state_dir / "catalogs", backing.generations, backing.file_system, self.room.taking
+                ),
                 backing.turns,
                 self.backing_pool,
                 self.health,
@@ -198,26 +204,26 @@ class Daemon:
             self.library,
             opener,
             reader,
-            backing,
+            self.room,
             metrics,
             config.mount.owner.id,
             config.mount.group.id,
         )
         self._build_warmer(opener)
         self.queries = Queries(
-            self.library, opener, self.filler, self._buffered_bytes, backing, self.health, index, self.datasets,
-            self.warmer, uses, nodes, config.mountpoint, config.source, config.memory.limit_bytes,
+            self.library, opener, self.filler, self._buffered_bytes, backing, self.room, self.health, index,
+            self.datasets, self.warmer, uses, nodes, config.mountpoint, config.source, config.memory.limit_bytes,
             started_s=time.time(),
         )  # fmt: skip
         self.recovery = Recovery(index, backing, self.segments, self.filler)
         self.dropper = Dropper(
-            self.library, self.segments, self.filler, self.memory, backing, self.health, self.backing_pool, metrics,
-            self.recovery.turn,
+            self.library, self.segments, self.filler, self.memory, backing, self.room, self.health, self.backing_pool,
+            metrics, self.recovery.turn,
         )  # fmt: skip
         self.heartbeat = Heartbeat(
-            nodes, self.library, self.segments, self.datasets, backing, metrics, config.mountpoint
+            nodes, self.library, self.segments, self.datasets, backing, self.room, metrics, config.mountpoint
         )
-        pins = PinFolder(backing.pins, backing.file_system, backing.space)
+        pins = PinFolder(backing.pins, backing.file_system, self.room.space)
         self.verbs = {
             **Verbs(self.queries, self.library, self.dropper, metrics, self.datasets, self.events, self.stop).table(),
             **WarmVerbs(self.warmer, self.library, config.mountpoint).table(),
@@ -229,20 +235,20 @@ class Daemon:
 
     def _build_warmer(self, opener: Opener) -> None:
         warm_filler = WarmFiller(
-            self.fetcher, self.filler, self.memory, self.backing_pool, self.backing, self.health,
+            self.fetcher, self.filler, self.memory, self.backing_pool, self.room, self.health,
             self.config.origin.connections, self.readahead.window_limit,
         )  # fmt: skip
         state_dir, backing = self.config.state_dir, self.backing
         folders = {
             THIS: RequestFolder(state_dir / "requests", file_system_of(state_dir), lambda: None),
-            ALL: RequestFolder(backing.requests, backing.file_system, backing.space),
+            ALL: RequestFolder(backing.requests, backing.file_system, self.room.space),
         }
         seed = random.SystemRandom().getrandbits(64)
         services = Services(self.library, opener, self.index, warm_filler, self.events, seed)
         self.warmer = Warmer(services, folders)
 
     def _connect_gauges(self) -> None:
-        self.metrics.backing_used_bytes.read_from(lambda: self.backing.used_bytes)
+        self.metrics.backing_used_bytes.read_from(lambda: self.room.used_bytes)
         self.metrics.memory_used_bytes.read_from(self._buffered_bytes)
         self.metrics.memory_limit_bytes.read_from(lambda: self.config.memory.limit_bytes)
 
@@ -257,10 +263,10 @@ class Daemon:
         self._notifier = Notifier.from_environment()
         if self.index.was_lost:
             await trio.to_thread.run_sync(recover, self.index, self.backing)
-        self.backing.used_bytes = await trio.to_thread.run_sync(self.index.total_bytes)
         async with trio.open_nursery() as services:
             self._build(services)
             services.start_soon(self._watch_signals)
+            await services.start(self.room_keeper.serve)
             services.start_soon(self.filler.keep_index)
             services.start_soon(self.filler.keep_sealing)
             services.start_soon(self.readahead.serve)
@@ -371,6 +377,7 @@ class Daemon:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.events.end)
             nursery.start_soon(self.use_recorder.end)
+            nursery.start_soon(self.room_keeper.end)
         await self.heartbeat.end()  # last: who asks for the time after it would be alive again
 
     async def _cancel_when_hurried(self, scope: trio.CancelScope) -> None:

@@ -28,7 +28,7 @@ def less(amount: Amount, other: Amount) -> Amount:
     return Amount(max(0, amount.size_bytes - other.size_bytes), max(0, amount.inodes - other.inodes))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Holder:
     """Who has a grant: a node, in one run of its daemon."""
 
@@ -38,7 +38,7 @@ class Holder:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """`unspent`: what its holder may still have to write, as far as it has told.  `epoch`: the last it has moved into."""
+    """`unspent`: what its holder may still write, as far as it has told; `epoch`: the last one it has moved into."""
 
     holder: Holder
     epoch: int
@@ -150,9 +150,10 @@ class Account:
         return next((grant for grant in self.grants if grant.holder == holder), None)
 
     def _with(self, holder: Holder, unspent: Amount) -> "Account":
-        others = tuple(grant for grant in self.grants if grant.holder != holder)
-        own = () if unspent == NOTHING else (Grant(holder, self.epoch, unspent),)
-        return replace(self, grants=others + own)
+        grants = [grant for grant in self.grants if grant.holder != holder]
+        if unspent != NOTHING:
+            grants.append(Grant(holder, self.epoch, unspent))
+        return replace(self, grants=tuple(sorted(grants, key=lambda grant: grant.holder)))
 
     # ---------------------------------------------------------------- by who counts
 

@@ -17,8 +17,8 @@ MIB = 1024 * 1024
 
 
 def test_grant_is_a_part_of_what_is_left_and_at_least_what_is_wanted() -> None:
-    for limit, given in ((2**40, STEP.size_bytes), (80 * MIB, 10 * MIB), (8 * MIB, 4 * MIB), (4 * MIB, 4 * MIB)):
-        assert EMPTY.grant(A, Amount(4 * MIB, 3), limit, WIDE).left_to(A) == Amount(given, STEP.inodes)
+    for limit, taken in ((2**40, STEP.size_bytes), (80 * MIB, 10 * MIB), (8 * MIB, 4 * MIB), (4 * MIB, 4 * MIB)):
+        assert EMPTY.grant(A, Amount(4 * MIB, 3), limit, WIDE).left_to(A) == Amount(taken, STEP.inodes)
 
 
 def test_what_others_have_taken_is_left_to_them() -> None:
@@ -106,7 +106,7 @@ def test_more_than_was_reserved_is_told_all_the_same() -> None:
 
 
 class World:
-    """Nodes that fill a directory to its limit, die, free, and are counted meanwhile; chance says who does what next."""
+    """Nodes that fill a directory to its limit, die, free, and are counted meanwhile; chance says what comes next."""
 
     def __init__(self, chance: Random) -> None:
         self.chance = chance
@@ -129,7 +129,9 @@ class World:
 
     def step(self) -> None:
         holder = self.chance.choice(list(self.purses))
-        steps = (self.exchange, self.reserve, self.land, self.settle, self.die, self.remove, self.begin_count, self.look)
+        steps = (
+            self.exchange, self.reserve, self.land, self.settle, self.die, self.remove, self.begin_count, self.look,
+        )  # fmt: skip
         self.chance.choices(steps, (6, 10, 12, 10, 0.5, 1, 0.5, 4))[0](holder, self.purses[holder])
         assert self.account.total.covers(sum(self.disk.values(), NOTHING))
         assert sum(self.disk.values(), NOTHING).size_bytes <= self.limit
