@@ -32,6 +32,7 @@ from dsfs.storage.lastuses import LastUses
 from dsfs.storage.nodes import NodesDirectory
 from dsfs.storage.origin import Origin
 from dsfs.storage.residency import ResidencyIndex
+from dsfs.storage.room import Room
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ class Queries:
     filler: Filler
     buffered_bytes: Callable[[], int]
     backing: BackingDirectory
+    room: Room
     health: BackingHealth
     index: ResidencyIndex
     datasets: Datasets
@@ -86,7 +88,7 @@ class Queries:
     async def free_bytes(self) -> int | None:
         """Free bytes of the backing directory's file system; None if it does not tell."""
         try:
-            return (await self.ask_backing(self.backing.space))[1]
+            return (await self.ask_backing(self.room.space))[1]
         except (BackingError, OSError):
             return None
 
@@ -137,7 +139,7 @@ class Queries:
     async def _backing(self) -> Answer:
         try:
             with self.health.patience():
-                reason, free, floor = await self.ask_backing(self._room)
+                reason, free, floor = await self.ask_backing(self._look_at_room)
         except BackingError as exc:
             reason, free, floor = str(exc), None, None
         condition = self.health.condition
@@ -145,19 +147,19 @@ class Queries:
             "path": str(self.backing.path),
             "state": condition.value if condition is not Condition.OK else "paused" if reason else "ok",
             "reason": reason,
-            "limit_bytes": self.backing.limit_bytes,
-            "used_bytes": self.backing.used_bytes,
+            "limit_bytes": self.room.limit_bytes,
+            "used_bytes": self.room.used_bytes,
             "floor_bytes": floor,
             "free_bytes": free,
-            "unfilled_bytes": self.backing.unfilled_bytes,
-            "unfilled_at_s": self.backing.unfilled_at_s,
+            "unfilled_bytes": self.room.unfilled_bytes,
+            "unfilled_at_s": self.room.unfilled_at_s,
         }
 
-    def _room(self) -> tuple[str, int | None, int | None]:
+    def _look_at_room(self) -> tuple[str, int | None, int | None]:
         """In a worker thread: why nothing is filled ("" while fills go on); free bytes, and the floor, if known."""
-        reason = self.backing.why_not_filling()
+        reason = self.room.why_not_filling()
         try:
-            _, free, floor = self.backing.space()
+            _, free, floor = self.room.space()
         except OSError:
             return reason, None, None
         return reason, free, floor

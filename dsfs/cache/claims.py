@@ -35,10 +35,12 @@ from dsfs.cache.health import BackingHealth
 from dsfs.cache.pool import Bridge, Pool, Priority, Ticket
 from dsfs.cache.runs import ActiveSegment, Run
 from dsfs.metrics import Metrics
+from dsfs.model.blocks import pages
 from dsfs.model.errors import BlockLostError, NoRoomError
-from dsfs.storage.backing import BackingDirectory
+from dsfs.model.retention import Amount
 from dsfs.storage.claim import Answer, Claim, claim, release, see
 from dsfs.storage.rangelock import CANNOT_LOCK
+from dsfs.storage.room import Room
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +68,7 @@ class Claims:
 
     pool: Pool
     bridge: Bridge
-    backing: BackingDirectory
+    room: Room
     health: BackingHealth
     nursery: trio.Nursery
     metrics: Metrics
@@ -151,11 +153,12 @@ class Claims:
 
     def _claimed_or_seen(self, run: Run) -> Claim | None:
         file = run.segment.file
-        try:
-            self.backing.check_room(run.length)
-        except NoRoomError:
-            return see(file, run.first, run.end)  # nobody is to wait for what will not be filled
-        return claim(file, run.first, run.end) if self.can_lock else see(file, run.first, run.end)
+        with suppress(NoRoomError):
+            self.room.check(Amount(pages(run.length)))
+            if self.can_lock:
+                with self.room.beginning(file):
+                    return claim(file, run.first, run.end)
+        return see(file, run.first, run.end)  # nobody is to wait for what will not be filled
 
     # ---------------------------------------------------------------- on the trio thread again
 
@@ -194,7 +197,7 @@ class Claims:
             return
         log.warning("backing directory: a claim failed, nothing is filled for a while: %s", exc)
         self.metrics.backing_errors.add(label=errno.errorcode.get(exc.errno or 0, "unknown"))
-        self.backing.failed(exc)
+        self.room.failed(exc)
 
     # ---------------------------------------------------------------- while another node has it
 

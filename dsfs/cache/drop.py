@@ -9,6 +9,7 @@ its file gone and gives up.
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import trio
@@ -21,8 +22,10 @@ from dsfs.cache.pool import Pool
 from dsfs.cache.runs import ActiveSegment
 from dsfs.cache.segments import SegmentTable
 from dsfs.metrics import Metrics
-from dsfs.model.errors import BackingError, BackingSilentError
+from dsfs.model.errors import BackingError, BackingSilentError, NoRoomError
+from dsfs.model.retention import NOTHING, Amount
 from dsfs.storage.backing import BackingDirectory
+from dsfs.storage.room import Room
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +42,7 @@ class Dropper:
     filler: Filler
     memory: Memory
     backing: BackingDirectory
+    room: Room
     health: BackingHealth
     pool: Pool
     metrics: Metrics
@@ -48,7 +52,7 @@ class Dropper:
         self.in_flight = 0
 
     async def drop(self, version: Version) -> tuple[int, int]:
-        """Remove all segments of all generations of the version; returns (bytes, segments) that were resident.
+        """Remove all segments of all generations of the version; returns the bytes and the segments that this freed.
 
         BackingError, also if the backing directory does not answer; what was removed before stays removed, and is told.
         """
@@ -58,9 +62,9 @@ class Dropper:
         try:
             for identity in await self.library.segment_identities(version):
                 with self.health.patience():
-                    resident_bytes = await self._drop(identity)
-                freed += resident_bytes
-                count += resident_bytes > 0
+                    size_bytes = await self._drop(identity)
+                freed += size_bytes
+                count += size_bytes > 0
         except (OSError, BackingSilentError) as exc:
             why = str(exc) if isinstance(exc, BackingSilentError) else f"a segment cannot be removed: {exc}"
             raise BackingError(f"{why}; {freed:,} bytes of {count:,} segments were dropped before") from exc
@@ -69,47 +73,62 @@ class Dropper:
             self.metrics.drop_bytes.add(freed)
             log.info("dropped %s/%s: %d segments, %d bytes", version.dataset.name, version.name, count, freed)
             await self.filler.flush_index()
+            await self._tell()
         return freed, count
 
+    async def _tell(self) -> None:
+        """Let the other nodes fill what was freed; what goes wrong here, the next look at the account makes good."""
+
+        def tell() -> None:
+            with suppress(OSError, NoRoomError):
+                self.room.tell()
+
+        with suppress(BackingSilentError), self.health.patience():
+            await self.pool.run(tell)
+
     async def _drop(self, identity: str) -> int:
-        """Remove one segment; returns the bytes that were resident."""
+        """Remove one segment; returns the bytes that it took."""
         await self.segments.wait_removed(identity)
         segment = self.segments.find(identity)
         return await (self._drop_closed(identity) if segment is None else self._drop_open(segment))
 
     async def _drop_closed(self, identity: str) -> int:
         """One that nobody has open, and nobody opens meanwhile."""
-        is_removed, resident_bytes = False, 0
+        freed: Amount | None = None
 
         def remove() -> None:
-            nonlocal is_removed
-            self.backing.remove_segment(identity)  # this node need not know of it: others fill as well
-            is_removed = True
+            nonlocal freed
+            freed = self.backing.remove_segment(identity)  # this node need not know of it: others fill as well
+            self.room.freed(freed)
 
         def leave() -> None:
-            nonlocal resident_bytes
-            if is_removed:
-                resident_bytes = self.filler.removed(identity)
+            if freed is not None:
+                self.filler.removed(identity)
             self.segments.end_removal(identity)
 
         self.segments.begin_removal(identity)
         await self._in_thread(remove, leave)
-        return resident_bytes
+        return freed.size_bytes if freed is not None else 0
 
     async def _drop_open(self, segment: ActiveSegment) -> int:
         """One that is in use."""
+        freed = NOTHING
+
+        def remove() -> None:
+            nonlocal freed
+            freed = segment.file.drop()
+            self.room.freed(freed)
 
         def leave() -> None:
             self.filler.changed(segment)
             segment.release()
 
-        resident_bytes = segment.file.resident_bytes
         segment.users += 1
-        await self._in_thread(segment.file.drop, leave)
+        await self._in_thread(remove, leave)
         for run in set(segment.runs.values()):
             if self.memory.is_settled(run) and not run.users:
                 self.memory.discard(run)
-        return resident_bytes
+        return freed.size_bytes
 
     async def _in_thread(self, work: Callable[[], None], leave: Callable[[], None]) -> None:
         """Do the work; `leave` is called on the trio thread when it has ended, also if nobody waits for it any more."""

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 import trio
@@ -27,11 +28,12 @@ from dsfs.cache.sweep import Sweeper
 from dsfs.cache.tolerance import Tolerance
 from dsfs.model.errors import BackingError
 from dsfs.model.event import Kind
-from dsfs.model.eviction import Rule, Verdict
+from dsfs.model.eviction import Verdict
 from dsfs.model.nodes import LEASE_S
 from dsfs.model.retention import NOTHING, Amount
-from dsfs.model.share import shares_of
-from dsfs.storage.shares import SharesFile
+from dsfs.model.share import Shares, shares_of
+from dsfs.model.standing import Standing, held_versions
+from dsfs.storage.bulletin import Bulletin
 from dsfs.storage.trash import Trash
 from dsfs.storage.turn import Turn
 
@@ -70,8 +72,9 @@ class Evictor:
         surveyor: Surveyor,
         sweeper: Sweeper,
         trash: Trash,
-        shares: SharesFile,
-        turn: Turn,
+        shares: Bulletin[Shares],
+        standing: Bulletin[Standing],
+        turn: Path,
         health: BackingHealth,
         events: Events,
     ) -> None:
@@ -80,7 +83,9 @@ class Evictor:
         self._sweeper = sweeper
         self._trash = trash
         self._shares = shares
-        self._turn = turn
+        self._standing = standing
+        self._turn_path = turn
+        self._turn = Turn(turn)
         self._health = health
         self._events = events
         self._lock = trio.Lock()
@@ -153,6 +158,18 @@ class Evictor:
     def _finish(self, survey: Survey) -> None:
         self._sweeper.sweep(survey)
         self._shares.place(shares_of(survey.versions, survey.allotted, survey.uses, survey.now_ns))
+        node = self._surveyor.nodes.node
+        self._standing.place(
+            Standing(
+                survey.now_ns,
+                node,
+                survey.host(node),
+                survey.room.leaving.size_bytes,
+                self._sweeper.trouble,
+                survey.seen_since_ns is not None,
+                held_versions(survey.versions),
+            )
+        )
 
     def _hidden(self, survey: Survey, need: Amount) -> Iterator[Verdict]:
         """Hide what has to leave, one version after the other."""
@@ -185,11 +202,16 @@ class Evictor:
 
     def _has_turn(self) -> bool:
         """Whether it is this node's turn, or that of one that has shown no sign of life for a lease."""
-        if self._turn.try_take():
-            self._turn.show_life()
-            self._sign = None
-            return True
-        sign, now_s = self._turn.sign_of_life(), time.monotonic()
+        try:
+            if self._turn.try_take():
+                self._turn.show_life()
+                self._sign = None
+                return True
+            sign, now_s = self._turn.sign_of_life(), time.monotonic()
+        except OSError:
+            self._turn.end()  # a lock that was lost is lost with its file
+            self._turn = Turn(self._turn_path)
+            raise
         if self._sign is None or self._sign[0] != sign:
             self._sign = sign, now_s
         return now_s - self._sign[1] > LEASE_S

@@ -26,9 +26,10 @@ from dsfs.metrics import Metrics
 from dsfs.model.allotment import Refusal
 from dsfs.model.blocks import extent, pages
 from dsfs.model.errors import BackingError, BlockLostError, NoRoomError
-from dsfs.storage.backing import BackingDirectory
+from dsfs.model.retention import NOTHING, Amount
 from dsfs.storage.claim import look, see
 from dsfs.storage.residency import ResidencyIndex, SegmentRecord, hour_of
+from dsfs.storage.room import Room
 from dsfs.storage.segment import State
 
 log = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ class Filler:
     pool: Pool
     sealing_pool: Pool
     bridge: Bridge
-    backing: BackingDirectory
+    room: Room
     health: BackingHealth
     claims: Claims
     index: ResidencyIndex
@@ -92,27 +93,21 @@ class Filler:
         """The backing directory does not answer, or too slowly for the readers that wait for room."""
         if ticket.take():
             self._skipped(sum(piece.length for piece in run.pieces if piece.is_done), "slow")
-            self._done(run, 0, filled=False)
+            self._done(run, filled=False)
 
     # ---------------------------------------------------------------- in a worker thread
 
     def _fill(self, run: Run, extents: list[tuple[int, int]]) -> None:
-        reserved, filled = 0, True
+        filled = True
         try:
             for first, end in extents:  # each, also behind a failure
-                room = self._reserve(run, first, end)
-                reserved += room
-                if not room:
-                    filled = False
-                    continue
-                if not self._is_filled(run, first, end) and not self._write(run, first, end):
-                    self.shares.give_back(run.segment.owner, room)
-                    filled = False
+                if not self._is_filled(run, first, end):
+                    filled = self._write(run, first, end) and filled
         except Exception:
             filled = False
             log.exception("unexpected error while filling segment %s", run.segment.identity)
         finally:
-            self.bridge.post(partial(self._done, run, reserved, filled=filled))
+            self.bridge.post(partial(self._done, run, filled=filled))
 
     def _is_filled(self, run: Run, first: int, end: int) -> bool:
         """Whether another node has filled meanwhile what was fetched without a claim."""
@@ -124,24 +119,20 @@ class Filler:
             return False  # the write will tell
         return found is not None and found.end >= end
 
-    def _reserve(self, run: Run, first: int, end: int) -> int:
-        """Take the room of these blocks out of limit and floor; 0 if there is none, or their version may have none."""
-        length = extent(run.segment.file.blocks, first, end)[1]
-        if not self.shares.take(run.segment.owner, pages(length)):
-            self._skipped(length, Refusal.SHARE.value)
-            return 0
-        try:
-            self.backing.reserve(pages(length))
-        except NoRoomError as exc:
-            self.shares.give_back(run.segment.owner, pages(length))
-            self._skipped(length, exc.reason)
-            return 0
-        return pages(length)
-
     def _write(self, run: Run, first: int, end: int) -> bool:
         """Write the blocks first..end-1 of the run; False if the backing directory did not take them."""
         file = run.segment.file
         offset, length = extent(file.blocks, first, end)
+        owner, wanted, written = run.segment.owner, Amount(pages(length)), NOTHING
+        if not self.shares.take(owner, wanted.size_bytes):
+            self._skipped(length, Refusal.SHARE.value)
+            return False
+        try:
+            self.room.reserve(wanted)
+        except NoRoomError as exc:
+            self.shares.give_back(owner, wanted.size_bytes)
+            self._skipped(length, exc.reason)
+            return False
         view = run.slot.view
         checksums = []
         for block in range(first, end):
@@ -150,15 +141,21 @@ class Filler:
             checksums.append(crc32c(view[at:stop]))
             view[stop : pages(stop)] = bytes(pages(stop) - stop)  # what the slot held before is nobody's business
         try:
-            file.write(first, checksums, view[offset - run.offset :])
-            self.backing.succeeded()
+            with self.room.beginning(file):
+                file.write(first, checksums, view[offset - run.offset :])
+            written = wanted
+            self.room.succeeded()
         except OSError as exc:
             log.warning("backing directory: a fill failed, nothing is filled for a while: %s", exc)
+            written = wanted  # some of it, perhaps
             self._failed(exc, length)
             return False
-        except BackingError:
-            self._skipped(length, "dropped")
+        except BackingError as exc:
+            self._skipped(length, exc.reason if isinstance(exc, NoRoomError) else "dropped")
             return False
+        finally:
+            self.room.settle(wanted, written)
+            self.shares.give_back(owner, (wanted - written).size_bytes)
         self.metrics.fill_bytes.add(length)
         return True
 
@@ -175,6 +172,7 @@ class Filler:
         except BackingError as exc:
             log.warning("segment %s cannot be sealed: %s", segment.identity, exc)
         finally:
+            self.room.settle(NOTHING, segment.file.take_made())
             self.bridge.post(partial(self._sealed, segment, has_failed))
 
     def _look(self, segment: ActiveSegment) -> None:
@@ -190,20 +188,19 @@ class Filler:
         """The medium failed: fill nothing for a while."""
         self.metrics.backing_errors.add(label=errno.errorcode.get(exc.errno or 0, "unknown"))
         self._skipped(length, "error")
-        self.backing.failed(exc)
+        self.room.failed(exc)
 
     def _skipped(self, length: int, reason: str) -> None:
-        self.backing.not_filled(length)
+        self.room.not_filled(length)
         self.metrics.fill_skipped_bytes.add(length, label=reason)
 
     # ---------------------------------------------------------------- on the trio thread again
 
-    def _done(self, run: Run, reserved: int, *, filled: bool) -> None:
+    def _done(self, run: Run, *, filled: bool) -> None:
         segment = run.segment
         run.filled = filled
         self.run_ended(run)
         self.changed(segment)
-        self.backing.release(reserved)
         self.memory.settle(run)
         self.complete(segment)
         self.in_flight -= 1
@@ -292,9 +289,7 @@ class Filler:
 
     def opened(self, segment: ActiveSegment) -> None:
         """The segment's file was opened: what it holds counts from now on, not what the index remembers."""
-        if not segment.is_counted:
-            self._begin_account(segment)
-        if segment.accounted_bytes != segment.file.resident_bytes:
+        if segment.file.resident_bytes != self._remembered_bytes(segment.identity):
             self.changed(segment)
         self.complete(segment)  # a crash, or a fault of the medium, may have come between the last block and the seal
 
@@ -305,36 +300,24 @@ class Filler:
             segment.used_hour = hour
             self.changed(segment)
 
-    def _begin_account(self, segment: ActiveSegment) -> None:
-        segment.is_counted = True
-        segment.accounted_bytes = self._remembered_bytes(segment.identity)
-
     def _remembered_bytes(self, identity: str) -> int:
-        """What the index has, or is about to have, of a segment that is not in use."""
+        """What the index has, or is about to have, of a segment."""
         entry = self._dirty.get(identity) or self._being_written.get(identity) or self.index.get(identity)
         if isinstance(entry, ActiveSegment):
-            return entry.accounted_bytes
+            return entry.file.resident_bytes
         return entry.resident_bytes if entry else 0
 
     def changed(self, segment: ActiveSegment) -> None:
-        """What is resident of the segment has changed: count it, and tell the index with the next batch."""
+        """What is resident of the segment has changed: tell the index with the next batch."""
         if segment.file.state is State.CLOSED:
-            return  # nobody could look: what was counted stays
-        if not segment.is_counted:
-            self._begin_account(segment)
-        resident_bytes = segment.file.resident_bytes
-        self.backing.account(resident_bytes - segment.accounted_bytes)
-        segment.accounted_bytes = resident_bytes
+            return  # nobody could look: what the index has stays
         self._dirty[segment.identity] = segment
         self._is_dirty.set()
 
-    def removed(self, identity: str) -> int:
-        """The files of a segment that is not in use are gone; returns the bytes that were resident."""
-        resident_bytes = self._remembered_bytes(identity)
-        self.backing.account(-resident_bytes)
+    def removed(self, identity: str) -> None:
+        """The files of a segment that is not in use are gone."""
         self._dirty[identity] = SegmentRecord(identity, False, 0, 0, 0)
         self._is_dirty.set()
-        return resident_bytes
 
     def retire(self, segment: ActiveSegment) -> None:
         """The segment is about to be closed: keep what the index is to know, and open it no more."""
@@ -368,16 +351,11 @@ class Filler:
             finally:
                 self._being_written = {}
 
-    async def recount(self, in_use: Iterable[ActiveSegment]) -> None:
-        """Take the account of bytes from the index, which was rebuilt; it may have old news of segments in use."""
-        async with self._index_turn:  # no batch between the sum and what is missing in it
-            total = await trio.to_thread.run_sync(self.index.total_bytes)
-            self._dirty.update((segment.identity, segment) for segment in in_use if segment.is_counted)
-            self._is_dirty.set()
-            for identity in self._dirty:
-                known = self.index.get(identity)
-                total += self._remembered_bytes(identity) - (known.resident_bytes if known else 0)
-            self.backing.used_bytes = total
+    async def tell_again(self, in_use: Iterable[ActiveSegment]) -> None:
+        """The index was rebuilt, and may have old news of segments in use."""
+        async with self._index_turn:  # no batch in between
+            for segment in in_use:
+                self.changed(segment)
 
 
 def _good_extents(run: Run) -> list[tuple[int, int]]:

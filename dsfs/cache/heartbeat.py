@@ -41,6 +41,7 @@ from dsfs.model.usage import (
 from dsfs.storage.backing import BackingDirectory
 from dsfs.storage.nodes import NodesDirectory, nfs_unique_id
 from dsfs.storage.origin import Origin
+from dsfs.storage.room import Room
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +72,7 @@ class Heartbeat:
     segments: SegmentTable
     datasets: Datasets
     backing: BackingDirectory
+    room: Room
     metrics: Metrics
     mountpoint: Path
 
@@ -126,7 +128,7 @@ class Heartbeat:
         await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._limiter)
 
     def _state_of_backing(self) -> Dependency:
-        reason = self.backing.why_not_filling()
+        reason = self.room.why_not_filling()
         return Dependency(str(self.backing.path), "paused" if reason else "ok", reason[:MOST_CHARACTERS])
 
     # ---------------------------------------------------------------- what is told

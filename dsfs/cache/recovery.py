@@ -37,7 +37,7 @@ class Recovery:
         self.is_inside = False
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Rebuild the index and take the account from it; started once it is this one's turn."""
+        """Rebuild the index; started once it is this one's turn."""
         async with self.turn:
             task_status.started()
             self.is_inside = True
@@ -45,7 +45,7 @@ class Recovery:
                 await trio.to_thread.run_sync(
                     recover, self.index, self.backing, self._is_in_use, abandon_on_cancel=True
                 )
-                await self.filler.recount(self.segments)
+                await self.filler.tell_again(self.segments)
             except Exception:  # the index is a help, not the truth: no reader is to lose the mount for it
                 self.index.rebuild_later()
                 log.exception("the residency index cannot be rebuilt")

@@ -206,16 +206,14 @@ class ActiveSegment:
 
     `owner`: the version that it was opened for last, whose share its fills take; `users`: open files and reads;
     `misses`: how often one of its blocks was wanted and not there;
-    `accounted_bytes`: what of it is counted in the backing directory's account; `is_counted`: that has begun;
     `is_touched`: a reader was in this pack; `is_wished`: all of it is to be fetched; `unfilled_runs`: runs on their way
     from the question for a claim to the end of their fill; `is_sealing`: a thread is at the seal; `wants_seal`: once
     more after it; `used_hour`: see SegmentRecord.
     """
 
     __slots__ = (
-        "accounted_bytes", "failed", "file", "identity", "is_counted", "is_sealing", "is_touched", "is_wished",
-        "last_error", "last_fetch", "misses", "others", "owner", "runs", "source", "unfilled_runs", "used_hour",
-        "users", "wants_seal",
+        "failed", "file", "identity", "is_sealing", "is_touched", "is_wished", "last_error", "last_fetch", "misses",
+        "others", "owner", "runs", "source", "unfilled_runs", "used_hour", "users", "wants_seal",
     )  # fmt: skip
 
     def __init__(self, file: SegmentFile, source: Source) -> None:
@@ -224,11 +222,9 @@ class ActiveSegment:
         self.source = source
         self.runs: dict[int, Run] = {}
         self.owner: VersionKey | None = None
-        self.accounted_bytes = 0
         self.users = 0
         self.used_hour = 0
         self.misses = 0
-        self.is_counted = False
         self.is_touched = False
         self.is_wished = False
         self.is_sealing = self.wants_seal = False

@@ -12,9 +12,9 @@ import trio
 
 from dsfs.cache.tolerance import Tolerance
 from dsfs.model.nodes import VersionKey
-from dsfs.model.share import Fillings, Share
+from dsfs.model.share import Fillings, Share, Shares
+from dsfs.storage.bulletin import Bulletin
 from dsfs.storage.nodes import NodesDirectory
-from dsfs.storage.shares import SharesFile
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ LOOK_S = 10.0  # how often the file is looked at
 class ShareBook:
     """What each version may hold, and what this node has filled of it.  A version without a share has no limit."""
 
-    def __init__(self, file: SharesFile, nodes: NodesDirectory) -> None:
+    def __init__(self, file: Bulletin[Shares], nodes: NodesDirectory) -> None:
         self._file = file
         self._nodes = nodes
         self._fillings = Fillings()

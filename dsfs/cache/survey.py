@@ -7,17 +7,18 @@ nothing is known, and nothing leaves.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from dsfs.model.account import Account
 from dsfs.model.allotment import RetentionOf, allotments, foreseen
 from dsfs.model.eviction import Verdict, judge
 from dsfs.model.inventory import CachedGeneration, cached_versions
 from dsfs.model.lastuse import TOLD_EVERY_S, LastUse
 from dsfs.model.nodes import Look, Uses, VersionKey
 from dsfs.model.retention import ACTIVE_S, Amount, CachedSegment, CachedVersion, Room
-from dsfs.storage.backing import BackingDirectory
 from dsfs.storage.census import Census
 from dsfs.storage.lastuses import LastUses
 from dsfs.storage.nodes import NodesDirectory
 from dsfs.storage.pins import PinFolder
+from dsfs.storage.room import Room as RoomOfNode
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +33,9 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """`used`: what lies there, without what nodes may fill yet of their grants.  `ahead`: what versions in use will fill
-    within the horizon.  `unknown`: what may hold or use anything.  `seen_since_ns`: how old what is seen may be, None
-    if something was not seen yet.
+    """`used`: what lies there, without what nodes may fill yet of their grants.  `ahead`: what versions in use will
+    fill within the horizon.  `unknown`: what may hold or use anything.  `seen_since_ns`: all is seen as it was then or
+    later; None if something was not seen yet.
     """
 
     look: Look
@@ -66,7 +67,7 @@ class Surveyor:
 
     def __init__(
         self,
-        backing: BackingDirectory,
+        room: RoomOfNode,
         census: Census,
         nodes: NodesDirectory,
         uses: LastUses,
@@ -77,7 +78,7 @@ class Surveyor:
         self.census = census
         self.nodes = nodes
         self.limits = limits
-        self._backing = backing
+        self._room = room
         self._uses = uses
         self._pins = pins
         self._retention_of = retention_of
@@ -107,8 +108,8 @@ class Surveyor:
             reused=self._reused,
         )
         self._reused = frozenset(version.key for version in versions if version.is_reused)
-        account = self._backing.room.account.look()
-        room = self._room(account)
+        account = self._room.account.count_if_unknown()
+        room = self._room_now(account)
         allotted = allotments(versions, room, self._retention_of, look.now_ns)
         ahead = Amount(foreseen(versions, allotted, uses.speeds(), self.limits.horizon_s))
         unknown = uses.unknown | frozenset(scan.unknown)
@@ -150,8 +151,8 @@ class Surveyor:
             is_open = survey.uses.is_open(held.identity, (key, *held.others))
             yield CachedSegment(held.identity, held.size_bytes, held.inodes, held.filled_ns, is_open, held.others)
 
-    def _room(self, account: Account) -> Room:
-        limits, there = self.limits, self._backing.room.there()
+    def _room_now(self, account: Account) -> Room:
+        limits, there = self.limits, self._room.there()
         return Room(
             limits.limit_bytes,
             limits.high_bytes,

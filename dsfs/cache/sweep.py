@@ -15,10 +15,10 @@ from pathlib import PurePath
 from dsfs.cache.survey import Survey, Surveyor
 from dsfs.model.ledger import Ledger
 from dsfs.model.quantity import format_size
-from dsfs.model.retention import NOTHING, Amount
+from dsfs.model.retention import NOTHING
 from dsfs.model.told import Told
 from dsfs.storage.census import TrashedFile
-from dsfs.storage.taken import Room
+from dsfs.storage.room import Room
 from dsfs.storage.trash import Trash
 
 log = logging.getLogger(__name__)
@@ -93,7 +93,8 @@ class Sweeper:
                 if not self._is_due(trashed, survey):
                     continue
                 # One that is larger than all that may be owed goes alone.
-                if freed.size_bytes + trashed.taken.size_bytes > budget and (freed != NOTHING or self._ledger.owed_bytes):
+                is_alone = freed == NOTHING and not self._ledger.owed_bytes
+                if freed.size_bytes + trashed.taken.size_bytes > budget and not is_alone:
                     is_short = True
                     break
                 freed += self._trash.delete(trashed.name)
@@ -126,7 +127,9 @@ class Sweeper:
             return
         if self._count.moved_ns is None:
             living = frozenset(seen.node for seen in survey.look.sightings if survey.look.has_lease(seen))
-            account.bury_others(living)
+            known = account.look()
+            if known is not None and (dead := known.nodes - living):
+                account.bury(dead)
             if account.has_moved(living):
                 self._count = _Count(self._count.epoch, survey.look.now_ns)
         elif survey.seen_since_ns is not None and survey.seen_since_ns > self._count.moved_ns:

@@ -25,9 +25,10 @@ from dsfs.cache.runs import ActiveSegment, Run
 from dsfs.cache.warmplan import Stretch
 from dsfs.model.blocks import BLOCK, UniformBlocks, extent, pages
 from dsfs.model.errors import BackingSilentError, BlockLostError, DriftedError, NoRoomError
+from dsfs.model.retention import Amount
 from dsfs.model.warming import Course, Move
-from dsfs.storage.backing import BackingDirectory
 from dsfs.storage.claim import look
+from dsfs.storage.room import Room
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ class WarmFiller:
     filler: Filler
     memory: Memory
     pool: Pool
-    backing: BackingDirectory
+    room: Room
     health: BackingHealth
     connections: int
     window_bytes: int
@@ -191,7 +192,7 @@ class WarmFiller:
 
     async def _has_room(self, visit: Visit, length: int) -> bool:
         """Whether what is under way and `length` bytes more will be filled: else they would be fetched in vain."""
-        needed = pages(length) + sum(pages(run.length) for run in self._flying)
+        needed = Amount(pages(length) + sum(pages(run.length) for run in self._flying))
         owner = visit.segment.owner
         of_owner = pages(length) + sum(pages(run.length) for run in self._flying if run.segment.owner == owner)
 
@@ -199,10 +200,9 @@ class WarmFiller:
             if not self.filler.shares.has_room(owner, of_owner):
                 return SHARE_IS_FULL
             try:
-                self.backing.reserve(needed)
+                self.room.check(needed)
             except NoRoomError as exc:
                 return str(exc)
-            self.backing.release(needed)
             return ""
 
         try:

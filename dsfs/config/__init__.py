@@ -20,6 +20,7 @@ from dsfs.model import setting
 from dsfs.model.errors import NotFoundError
 from dsfs.model.printable import printable
 from dsfs.model.quantity import Share
+from dsfs.model.retention import Retention
 from dsfs.model.s3url import S3Url
 
 DEFAULT_PATH = Path("/etc/dsfs/dsfs.toml")
@@ -268,6 +269,14 @@ class Config:
     def log_file(self) -> Path:
         """Where a daemon in the background writes its log."""
         return self.state_dir / "dsfs.log"
+
+    def retention_of(self, name: str) -> Retention:
+        """How a dataset is kept; also one that is not configured any more, and is still in the cache."""
+        try:
+            found: DatasetConfig | RetentionConfig = self.dataset(name)
+        except NotFoundError:
+            found = self.retention
+        return Retention(found.stale_after_s, found.keep_newest, found.max_share.of(self.backing.limit_bytes))
 
     def dataset(self, name: str) -> DatasetConfig:
         """What holds for a dataset, listed in the configuration or found at the origin.

@@ -29,8 +29,8 @@ from dsfs.model.errors import DsfsError, NotFoundError
 from dsfs.model.keys import NAME_MAX
 from dsfs.mount.inodes import ROOT, Inodes, Place
 from dsfs.mount.openreply import LASTING
-from dsfs.storage.backing import BackingDirectory
 from dsfs.storage.catalog import Entry
+from dsfs.storage.room import Room
 
 log = logging.getLogger(__name__)
 P = ParamSpec("P")
@@ -87,7 +87,7 @@ class Operations(pyfuse3.Operations):
     library: Library
     opener: Opener
     reader: Reader
-    backing: BackingDirectory
+    room: Room
     metrics: Metrics
     uid: int
     gid: int
@@ -308,12 +308,12 @@ class Operations(pyfuse3.Operations):
 
     @answers
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
-        """The size is `backing.limit`, what is used is what is resident: `df` shows the cache."""
+        """The size is `backing.limit`, used is what lies in the backing directory: `df` shows the cache."""
         data = pyfuse3.StatvfsData()
         data.f_bsize = data.f_frsize = 4096
-        size = min(self.backing.limit_bytes, LARGEST_SIZE)
+        size = min(self.room.limit_bytes, LARGEST_SIZE)
         data.f_blocks = size // 4096
-        data.f_bfree = data.f_bavail = max(0, size - self.backing.used_bytes) // 4096
+        data.f_bfree = data.f_bavail = max(0, size - self.room.used_bytes) // 4096
         data.f_namemax = NAME_MAX
         return data
 

@@ -28,8 +28,8 @@ from dsfs.storage.censusfile import CensusFile
 from dsfs.storage.censusrecords import NOTHING_THERE, UNREAD, Folder, Generation
 from dsfs.storage.filesystem import GONE, mtime_ns, refresh_names
 from dsfs.storage.generations import CATALOG, UNDESCRIBED, described, segments_of
-from dsfs.storage.taken import room_below, room_of
 from dsfs.storage.segmentfolder import filling_now, read_folder
+from dsfs.storage.taken import room_below, room_of
 
 log = logging.getLogger(__name__)
 

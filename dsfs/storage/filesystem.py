@@ -76,10 +76,12 @@ _AT_FDCWD = -100
 _AT_SYMLINK_NOFOLLOW = 0x100
 _AT_EMPTY_PATH = 0x1000
 _AT_STATX_FORCE_SYNC = 0x2000
-_STATX_NLINK, _STATX_MTIME, _STATX_INO, _STATX_SIZE = 0x04, 0x40, 0x100, 0x200
+_AT_SYMLINK_NOFOLLOW = 0x100
+_STATX_NLINK, _STATX_MTIME, _STATX_INO, _STATX_SIZE, _STATX_BLOCKS = 0x04, 0x40, 0x100, 0x200, 0x400
 _statx = ctypes.CDLL(None, use_errno=True).statx
 _statx_result = ctypes.c_char * 256
-_STATX = struct.Struct("<16xI12xQQ64xqI")  # struct statx: links, inode, size, seconds and nanoseconds of the mtime
+# struct statx: links, inode, size, blocks of 512 bytes, seconds and nanoseconds of the mtime
+_STATX = struct.Struct("<16xI12xQQQ56xqI")
 
 
 def refresh_names(folder: Path, fs: FileSystem) -> None:
@@ -128,15 +130,26 @@ def lstat_anew(path: Path, fs: FileSystem) -> os.stat_result:
         reach("file.refresh")
         _ask(_AT_FDCWD, os.fsencode(path), _AT_STATX_FORCE_SYNC | _AT_SYMLINK_NOFOLLOW)
     return os.lstat(path)
+def allocated(path: Path) -> tuple[int, int]:
+    """The inode of what lies at `path` and the bytes that it takes, as the server has it now (1 GETATTR)."""
+    reach("file.allocated")
+    flags = _AT_STATX_FORCE_SYNC | _AT_SYMLINK_NOFOLLOW
+    _, inode, _, blocks, _, _ = _statx_of(_AT_FDCWD, os.fsencode(path), flags, _STATX_INO | _STATX_BLOCKS)
+    return inode, blocks * 512
 
 
 def _ask(fd: int, path: bytes, flags: int) -> Attributes:
+    wanted = _STATX_NLINK | _STATX_MTIME | _STATX_INO | _STATX_SIZE
+    links, inode, size, _, seconds, nanoseconds = _statx_of(fd, path, flags, wanted)
+    return Attributes(links, inode, size, seconds * 1_000_000_000 + nanoseconds)
+
+
+def _statx_of(fd: int, path: bytes, flags: int, wanted: int) -> tuple[int, ...]:
     found = _statx_result()
-    if _statx(fd, path, flags, _STATX_NLINK | _STATX_MTIME | _STATX_INO | _STATX_SIZE, found) != 0:
+    if _statx(fd, path, flags, wanted, found) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), os.fsdecode(path))
-    links, inode, size, seconds, nanoseconds = _STATX.unpack_from(found)
-    return Attributes(links, inode, size, seconds * 1_000_000_000 + nanoseconds)
+    return _STATX.unpack_from(found)
 
 
 def open_existing(path: Path, fs: FileSystem) -> int | None:
@@ -155,6 +168,18 @@ def open_existing(path: Path, fs: FileSystem) -> int | None:
         if exc.errno not in GONE:
             raise
     return None
+
+
+def bytes_of(path: Path, most_bytes: int) -> bytes:
+    """What the file holds, up to one byte more than it may."""
+    content = b""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        while len(content) <= most_bytes and (more := os.read(fd, most_bytes + 1 - len(content))):
+            content += more
+    finally:
+        os.close(fd)
+    return content
 
 
 def link_open(fd: int, path: Path) -> None:
@@ -189,13 +214,19 @@ def replace_file(path: Path, content: bytes, *, new: Path | None = None) -> None
         os.rename(new, path)
 
 
-def place_file(path: Path, content: bytes) -> None:
-    """The same, but a file that is there already stays: of several nodes the first one's holds for all."""
+def place_file(path: Path, content: bytes) -> bool:
+    """The same, but a file that is there already stays: of several nodes the first one's holds for all.
+
+    Whether this was the first.
+    """
     with _flushed(unfinished(path), content) as new:
         reach("file.link")
+        is_first = False
         with contextlib.suppress(FileExistsError):
             os.link(new, path)
+            is_first = True
         remove(new)
+    return is_first
 
 
 @contextlib.contextmanager

@@ -13,8 +13,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from dsfs.model.blocks import BlockTable
+from dsfs.model.blocks import PAGE, BlockTable, pages
 from dsfs.model.errors import BlockLostError
+from dsfs.model.retention import NOTHING, Amount
 from dsfs.storage import blockmap
 from dsfs.storage.blockmap import BlockMap, DamagedMapError, MapHeader
 from dsfs.storage.faultpoint import reach
@@ -22,7 +23,9 @@ from dsfs.storage.filesystem import (
     GONE,
     DirectFile,
     FileSystem,
+    allocated,
     is_there,
+    link_open,
     open_existing,
     place_file,
     refresh_names,
@@ -34,6 +37,9 @@ from dsfs.storage.rangelock import CANNOT_LOCK, SEAL, locked_by_others, try_lock
 from dsfs.storage.sealed import Stamp, stamp_of
 
 log = logging.getLogger(__name__)
+
+# A page of a file system holds so many extents that they are as long together, however small they are.
+TREE_BYTES = 32 * 1024 * 1024
 
 
 class UnsealError(Exception):
@@ -54,12 +60,49 @@ def remove_waste(path: Path, *suffixes: str) -> None:
             log.info("segment %s%s cannot be removed: %s", path.name, suffix, exc)
 
 
-def remove_all(path: Path, fs: FileSystem) -> None:
-    """Remove all files of the segment; OSError if one of them cannot be removed."""
+def remove_all(path: Path, fs: FileSystem) -> Amount:
+    """Remove all files of the segment; returns what they took.  OSError if one of them cannot be removed."""
     refresh_names(path.parent, fs)  # a name of another node's might be believed not to be there
-    for suffix in ("", ".sum", ".map", ".part"):
+    sizes: dict[int, int] = {}  # by inode: one may have two names
+    names = [beside(path, suffix) for suffix in ("", ".sum", ".map", ".part")]
+    for name in names:
+        with suppress(FileNotFoundError):
+            inode, size_bytes = allocated(name)
+            sizes[inode] = size_bytes
+    for name in names:
         reach("segment.remove")
-        remove(beside(path, suffix))
+        remove(name)
+    return Amount(sum(sizes.values()), len(sizes))
+
+
+def overhead(blocks: BlockTable) -> Amount:
+    """The most that a segment takes beside its blocks: map, checksums, and what the file system notes of extents."""
+    records = pages(blockmap.position(len(blocks)))
+    return Amount(2 * records + PAGE * (1 + blocks.size // TREE_BYTES), 3)
+
+
+def correction(path: Path, blocks: BlockTable) -> Amount:
+    """What the segment takes that was just sealed, less what was reserved for it.
+
+    Its data for certain: some file systems tell what a file takes only seconds later, or compress.
+    """
+    data_bytes = pages(blocks.size)
+    try:
+        size_bytes = max(data_bytes, allocated(path)[1]) + allocated(beside(path, ".sum"))[1]
+    except OSError:  # somebody has removed it already
+        return NOTHING
+    return Amount(size_bytes - data_bytes, 2) - overhead(blocks)
+
+
+@contextmanager
+def unless_removed(identity: str) -> Iterator[None]:
+    """With NFSv3 an open file is stale when it has no name any more, and so is a map whose segment was sealed."""
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno not in GONE:
+            raise
+        raise BlockLostError(f"segment {identity} was sealed or removed while it was being filled") from exc
 
 
 def write_sum(path: Path, blocks: BlockTable, block_map: BlockMap, stamp: Stamp) -> None:
@@ -70,10 +113,10 @@ def write_sum(path: Path, blocks: BlockTable, block_map: BlockMap, stamp: Stamp)
     replace_file(beside(path, ".sum"), blockmap.encode_header(header, records) + records)
 
 
-def place_map(path: Path, blocks: BlockTable, block_map: BlockMap) -> None:
-    """Write a whole map, unless there is one: another node may have been first, and may hold claims on it."""
+def place_map(path: Path, blocks: BlockTable, block_map: BlockMap) -> bool:
+    """Write a whole map, and whether there was none: another node may have been first, and may hold claims on it."""
     header = blockmap.encode_header(MapHeader(path.name, len(blocks), blocks.size))
-    place_file(beside(path, ".map"), header + block_map.encode(0, len(block_map)))
+    return place_file(beside(path, ".map"), header + block_map.encode(0, len(block_map)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +127,15 @@ class Place:
     blocks: BlockTable
     fs: FileSystem
     lock: threading.RLock
+
+
+def _made_folder(folder: Path) -> Amount:
+    """Make the folder if it is missing; returns what it takes then."""
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return NOTHING
+    return Amount(allocated(folder)[1], 1)
 
 
 class NoRecordsError(DamagedMapError):
@@ -107,9 +159,10 @@ class Filling(OpenFiles):
 
     `stamp`: what fstat said of the data when our last write had ended; `writers`: threads inside that write;
     `changes`: how often somebody else changed the data; `fills`: how often each block was recorded, modulo 256.
+    `made`: what was made for it here, beside its blocks.
     """
 
-    def __init__(self, place: Place, data: DirectFile, block_map: BlockMap) -> None:
+    def __init__(self, place: Place, data: DirectFile, block_map: BlockMap, made: Amount = NOTHING) -> None:
         """Open the map's file; `data` is closed if that fails."""
         super().__init__(place.lock)
         try:
@@ -126,6 +179,7 @@ class Filling(OpenFiles):
         self._fs = place.fs
         self.data = data
         self.map = block_map
+        self.made = made
         self.writers = 0
         self.changes = 0
         self._in_place_s = -math.inf
@@ -139,10 +193,11 @@ class Filling(OpenFiles):
         vouches for it.
         """
         reach("segment.create")
-        place.path.parent.mkdir(exist_ok=True)
+        made = _made_folder(place.path.parent)
         data = DirectFile(beside(place.path, ".part"), size=place.blocks.size)
         try:
-            place_map(place.path, place.blocks, BlockMap(len(place.blocks)))
+            if place_map(place.path, place.blocks, BlockMap(len(place.blocks))):
+                made += overhead(place.blocks)
             if is_there(place.path):
                 remove_waste(place.path, ".map", ".part")
                 raise BlockLostError(f"segment {place.path.name} was sealed by another node meanwhile")
@@ -153,7 +208,7 @@ class Filling(OpenFiles):
         except BaseException:
             os.close(data.fd)
             raise
-        return cls(place, data, block_map)
+        return cls(place, data, block_map, made)
 
     @classmethod
     def open(cls, place: Place) -> "Filling":
@@ -170,7 +225,7 @@ class Filling(OpenFiles):
             os.rename(place.path, beside(place.path, ".part"))
             reach("segment.unsealed")
             remove(beside(place.path, ".sum"))
-            return cls(place, DirectFile(beside(place.path, ".part")), block_map)
+            return cls(place, DirectFile(beside(place.path, ".part")), block_map, overhead(place.blocks))
         except OSError as exc:
             raise UnsealError(str(exc)) from exc
 
@@ -281,6 +336,18 @@ class Filling(OpenFiles):
         if self.stamp[0] != self._blocks.size:
             self.data.resize(self._blocks.size)
             self.stamp = stamp_of(self.data.fd)
+
+    def link(self) -> bool:
+        """Give the data, and not what may have its name by now, the final name; False if another node has just done so.
+
+        FileNotFoundError if it has no name any more.
+        """
+        try:
+            link_open(self.data.fd, self._path)
+        except FileExistsError:
+            log.info("segment %s: another node sealed it first", self._path.name)
+            return False
+        return True
 
     def end_write(self) -> None:
         """One of the threads that write data has ended, well or not."""

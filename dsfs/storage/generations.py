@@ -16,12 +16,15 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
+from dsfs.model.blocks import PAGE, pages
+from dsfs.model.errors import NoRoomError
+from dsfs.model.retention import Amount
 from dsfs.model.trashname import stamp_in
 from dsfs.storage.catalog_format import CatalogFileError
 from dsfs.storage.faultpoint import reach
@@ -34,7 +37,10 @@ log = logging.getLogger(__name__)
 CATALOG = "catalog.mdb"
 SUMMARY = "summary.json"
 SEGMENTS = "segments"
+FOLDERS = 3
 UNDESCRIBED = (OSError, ValueError, KeyError, TypeError)
+
+Taking = Callable[[Amount], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +62,16 @@ class PlacedGeneration:
 
 
 class GenerationStore:
-    """The directories of all versions below `local` (this node's) and `shared` (the backing directory's)."""
+    """The directories of all versions below `local` (this node's) and `shared` (the backing directory's).
 
-    def __init__(self, local: Path, shared: Path, fs: FileSystem) -> None:
+    `taking`: the block that it enters puts so much into the backing directory; NoRoomError if there is no room.
+    """
+
+    def __init__(self, local: Path, shared: Path, fs: FileSystem, taking: Taking) -> None:
         self._local = local
         self._shared = shared
         self._fs = fs
+        self._taking = taking
 
     def _there(self, *names: str) -> Path:
         """A folder of the backing directory, with what other nodes have just put into it or above."""
@@ -150,7 +160,10 @@ class GenerationStore:
         try:
             reach("generation.share")
             self._shared.stat()  # else a copy would be made on the disk below an NFS that is not mounted any more
-            _copy(placed, self._shared / dataset / version)
+            with self._taking(_size_of(placed)):
+                _copy(placed, self._shared / dataset / version)
+        except NoRoomError as exc:
+            log.info("catalog %s is for this node only: %s", placed.path, exc)
         except OSError as exc:
             log.warning("catalog %s cannot be put into the backing directory: %s", placed.path, exc)
 
@@ -160,6 +173,12 @@ class GenerationStore:
         except OSError as exc:
             log.warning("catalog %s cannot be copied: %s", placed.path, exc)
             return None
+
+
+def _size_of(placed: PlacedGeneration) -> Amount:
+    """What a copy takes at most, with the folders of the dataset, the version and the generation."""
+    sizes = [path.stat().st_size for path in placed.path.iterdir()]
+    return Amount(sum(map(pages, sizes)) + FOLDERS * PAGE, len(sizes) + FOLDERS)
 
 
 def _copy(placed: PlacedGeneration, folder: Path) -> PlacedGeneration:

@@ -30,6 +30,7 @@ from dsfs.storage.filesystem import (
     GONE,
     FileSystem,
     attributes_of,
+    bytes_of,
     is_unfinished,
     mtime_ns,
     refresh_names,
@@ -206,7 +207,7 @@ class NodesDirectory:
                 return None
             return Sighting(name, None, None, f"{HEARTBEAT}: {exc.strerror}")
         try:
-            return Sighting(name, beat_ns, usage_in(_content(folder / USAGE)))
+            return Sighting(name, beat_ns, usage_in(bytes_of(folder / USAGE, MOST_BYTES)))
         except OSError as exc:
             return Sighting(name, beat_ns, None, f"{USAGE}: {exc.strerror}")
         except ValueError as exc:
@@ -225,18 +226,6 @@ class NodesDirectory:
             if name not in seen:  # a crash came in the middle of the above
                 with suppress(OSError):
                     os.rmdir(self.path / name)
-
-
-def _content(path: Path) -> bytes:
-    """What the file holds, up to one byte more than it may."""
-    content = b""
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        while len(content) <= MOST_BYTES and (more := os.read(fd, MOST_BYTES + 1 - len(content))):
-            content += more
-    finally:
-        os.close(fd)
-    return content
 
 
 def _remove(folder: Path) -> None:

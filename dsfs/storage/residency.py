@@ -3,10 +3,10 @@
     residency.mdb            the records
     residency.mdb.state      "running" and the boot id, or "closed" and a checksum of residency.mdb
 
-It answers `status` and `ls` without opening segments, and gives the sum that the limit is held against.  The truth
-about a block is its record in the segment's map.  The index is written after it, in batches, so it may lag and is never
-ahead: a crash costs the newest batch, and a start that finds it not closed has it rebuilt from the maps (rebuild.py).
-It holds for one backing directory, whose cluster id it keeps: beside another one it counts as lost.
+It answers `status` and `ls` without opening segments.  The truth about a block is its record in the segment's map.
+The index is written after it, in batches, so it may lag and is never ahead: a crash costs the newest batch, and a start
+that finds it not closed has it rebuilt from the maps (rebuild.py).  It holds for one backing directory, whose cluster
+id it keeps: beside another one it counts as lost.
 
 Concurrency: blocking calls; one thread writes at a time and any number read.
 """
@@ -200,11 +200,6 @@ class ResidencyIndex:
             for identity in identities:
                 value = txn.get(bytes.fromhex(identity))
                 yield None if value is None else _decode(identity, value)
-
-    def total_bytes(self) -> int:
-        """Bytes of all resident segments together."""
-        with self._env.begin() as txn:
-            return sum(_RECORD.unpack_from(value)[1] for key, value in txn.cursor() if len(key) == KEY_SIZE)
 
     def identities(self) -> list[str]:
         with self._env.begin() as txn:

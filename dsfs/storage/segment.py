@@ -27,9 +27,10 @@ from crc32c import crc32c
 
 from dsfs.model.blocks import RUN, BlockTable, extent
 from dsfs.model.errors import BlockLostError
+from dsfs.model.retention import NOTHING, Amount
 from dsfs.storage.faultpoint import reach
-from dsfs.storage.filesystem import GONE, FileSystem, is_there, link_open
-from dsfs.storage.filling import Filling, Place, remove_all, remove_waste, write_sum
+from dsfs.storage.filesystem import FileSystem, is_there
+from dsfs.storage.filling import Filling, Place, correction, remove_all, remove_waste, unless_removed, write_sum
 from dsfs.storage.opening import open_files
 from dsfs.storage.presence import MISSING, TRUSTED, UNCHECKED, Presence
 from dsfs.storage.sealed import SealBrokenError, SealedFile, stamp_of
@@ -58,6 +59,7 @@ class SegmentFile:
         self.presence = Presence(blocks)
         self.learned_blocks = 0
         self.state = State.CLOSED
+        self._made = NOTHING
         self._lock = threading.RLock()
         self._place = Place(path, blocks, fs, self._lock)
         self._filling: Filling | None = None
@@ -118,6 +120,7 @@ class SegmentFile:
 
     def _start(self, filling: Filling) -> None:
         self._filling = filling
+        self._made += filling.made
         self.presence.become(filling.map.presence(UNCHECKED))
         self.state = State.FILLING
         self._forget_cut_off(filling)
@@ -150,7 +153,7 @@ class SegmentFile:
                 filling = self._begin_filling()
                 if filling is None:
                     return
-                inside.enter_context(self._unless_removed())
+                inside.enter_context(unless_removed(self.identity))
                 self._note_changes(filling)
                 inside.enter_context(filling.inside())
                 filling.writers += 1
@@ -173,16 +176,6 @@ class SegmentFile:
         reach("segment.map_written")
 
     @contextmanager
-    def _unless_removed(self) -> Iterator[None]:
-        """With NFSv3 an open file is stale when it has no name any more, and so is a map whose segment was sealed."""
-        try:
-            yield
-        except OSError as exc:
-            if exc.errno not in GONE:
-                raise
-            raise BlockLostError(f"segment {self.identity} was sealed or removed while it was being filled") from exc
-
-    @contextmanager
     def in_use(self, *, begin: bool = False, believed_s: float = 0.0) -> Iterator[Filling | None]:
         """The open files of the filling, which stay open until the end of the block; None if there are none.
 
@@ -202,6 +195,12 @@ class SegmentFile:
         if self.state is State.ABSENT:
             self._start(Filling.create(self._place))
         return self._filling
+
+    def take_made(self) -> Amount:
+        """What this node has made of the segment beside its blocks, less what it removed, since this was asked last."""
+        with self._lock:
+            made, self._made = self._made, NOTHING
+        return made
 
     def _begin_again(self) -> None:
         """The open files are not those of the segment any more: another node sealed them, or somebody removed them."""
@@ -223,7 +222,7 @@ class SegmentFile:
         It is not while a block is missing (one may prove bad on the way), while another thread writes, who is to call
         this again, and while another node has a claim on it, or has just sealed it.  OSError if the medium refuses.
         """
-        with suppress(BlockLostError), self._unless_removed(), self.in_use() as filling:
+        with suppress(BlockLostError), unless_removed(self.identity), self.in_use() as filling:
             if filling is not None and self._is_ready(filling):
                 with filling.alone() as is_alone:
                     if is_alone:
@@ -262,15 +261,15 @@ class SegmentFile:
             write_sum(self.path, self.blocks, filling.map, filling.stamp)
         reach("segment.sum_written")
         try:
-            link_open(filling.data.fd, self.path)  # and not what may have its name by now
-        except FileExistsError:
-            log.info("segment %s: another node sealed it first", self.identity)
+            is_ours = filling.link()
         except FileNotFoundError:
             self._begin_again()
             return
         reach("segment.linked")
         self._retire()
         remove_waste(self.path, ".map", ".part")
+        if is_ours:
+            self._made += correction(self.path, self.blocks)
         self._look()  # what is trusted now is what the next open would trust
 
     def _check_unchecked(self, filling: Filling) -> None:
@@ -361,11 +360,12 @@ class SegmentFile:
 
     # ---------------------------------------------------------------- ending
 
-    def drop(self) -> None:
-        """Remove the segment from the backing directory; OSError if one of its files cannot be removed."""
+    def drop(self) -> Amount:
+        """Remove the segment from the backing directory; returns what it took.  OSError if a file cannot be removed."""
         with self._lock:
-            remove_all(self.path, self._place.fs)
+            freed = remove_all(self.path, self._place.fs)
             self._become_absent()
+        return freed
 
     def close(self) -> None:
         """Close the files.  The caller knows that no other method runs."""

@@ -16,8 +16,8 @@ from dsfs.model.retention import NOTHING, Amount
 from dsfs.model.trashname import stamp_in
 from dsfs.storage.censusrecords import NOTHING_THERE, SegmentEntry
 from dsfs.storage.filesystem import GONE, FileSystem, lstat_anew
-from dsfs.storage.taken import room_of
 from dsfs.storage.segmentlist import IDENTITY_BYTES
+from dsfs.storage.taken import room_of
 
 _IDENTITY = re.compile(f"[0-9a-f]{{{2 * IDENTITY_BYTES}}}")
 _SEALED = frozenset({"", "sum"})

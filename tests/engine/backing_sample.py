@@ -1,9 +1,12 @@
-"""Backing directories and segments in them, for tests that need no daemon around them."""
+"""Backing directories, room and segments in them, for tests that need no daemon around them."""
 
 from pathlib import Path
 
 from dsfs.model.blocks import BLOCK, UniformBlocks
+from dsfs.storage.account import SharedAccount
 from dsfs.storage.backing import BackingDirectory
+from dsfs.storage.residency import ResidencyIndex
+from dsfs.storage.room import SMALL_BYTES, SMALL_PART, Room
 from dsfs.storage.segment import SegmentFile
 from tests.engine.segment_sample import Sample
 
@@ -18,10 +21,34 @@ class Clock:
         return self.now_s
 
 
-def directory(
-    path: Path, limit_bytes: int = HUGE, floor_bytes: int = 0, clock: Clock | None = None
-) -> BackingDirectory:
-    return BackingDirectory(path, limit_bytes, lambda total: floor_bytes, clock or Clock())
+def directory(path: Path) -> BackingDirectory:
+    return BackingDirectory(path)
+
+
+def room_of(
+    backing: BackingDirectory,
+    limit_bytes: int = HUGE,
+    floor_bytes: int = 0,
+    clock: Clock | None = None,
+    node: str = "a",
+) -> Room:
+    """The room of one node, which may fill `limit_bytes` beside what is there."""
+    room = Room(
+        backing,
+        SharedAccount(backing.path, backing.file_system, lambda: node),
+        limit_bytes,
+        lambda total: floor_bytes,
+        clock or Clock(),
+    )
+    room.keep()
+    fillable_bytes = limit_bytes + room.used_bytes
+    room.limit_bytes = fillable_bytes + min(fillable_bytes // (SMALL_PART - 1), SMALL_BYTES)
+    return room
+
+
+def indexed_bytes(index: ResidencyIndex) -> int:
+    """What the index says is resident."""
+    return sum(record.resident_bytes for record in index.get_many(index.identities()) if record is not None)
 
 
 def segment_of(backing: BackingDirectory, blocks: int = 4) -> tuple[Sample, SegmentFile]:

@@ -26,6 +26,7 @@ from dsfs.cache.open import Opener
 from dsfs.cache.pool import Bridge, Pool
 from dsfs.cache.read import OpenFile, Reader
 from dsfs.cache.recovery import Recovery
+from dsfs.cache.roomkeeper import RoomKeeper
 from dsfs.cache.segments import SegmentTable
 from dsfs.cache.shares import ShareBook
 from dsfs.cache.warm import ALL, THIS, Services
@@ -34,6 +35,7 @@ from dsfs.cache.warmfill import WarmFiller
 from dsfs.metrics import Metrics
 from dsfs.model.errors import NotFoundError
 from dsfs.model.health import Health
+from dsfs.storage.account import SharedAccount, count
 from dsfs.storage.backing import BackingDirectory
 from dsfs.storage.eventlog import EventLog
 from dsfs.storage.filesystem import FileSystem, file_system_of
@@ -43,6 +45,7 @@ from dsfs.storage.nodes import NodesDirectory
 from dsfs.storage.origin import Origin
 from dsfs.storage.requests import RequestFolder
 from dsfs.storage.residency import ResidencyIndex
+from dsfs.storage.room import Room
 from dsfs.storage.shares import SharesFile
 from tests.rig.usages import usage_of
 
@@ -117,11 +120,14 @@ class Engine:
         state.mkdir(parents=True, exist_ok=True)
         self.metrics = Metrics()
         path = settings.backing or directory / "backing"
-        self.backing = BackingDirectory(path, settings.limit_bytes, lambda size: 0)
+        self.backing = BackingDirectory(path)
         if settings.shared:
             self.backing.file_system = FileSystem("ceph")  # one whose O_DIRECT wants whole pages, as this one's does
         self.index = ResidencyIndex(state / "residency.mdb", self.backing.cluster)
-        self.backing.used_bytes = self.index.total_bytes()
+        self.nodes = NodesDirectory(self.backing.nodes, directory.name, self.backing.file_system)
+        account = SharedAccount(path, self.backing.file_system, lambda: self.nodes.node)
+        self.room = Room(self.backing, account, settings.limit_bytes, lambda size: 0)
+        self.room_keeper = RoomKeeper(self.room)
         bridge = Bridge()
         self.lanes = Lanes(bridge, settings.connections, settings.origin_bytes)
         self.backing_pool = Pool("backing", settings.backing_threads, bridge)
@@ -133,14 +139,14 @@ class Engine:
         self.claims_pool = Pool("claims", 4, bridge)
         self.health = BackingHealth(Health(settings.backing_timeout_s), bridge, self.backing.probe)
         self.claims = Claims(
-            self.claims_pool, bridge, self.backing, self.health, services, self.metrics, settings.timeout_s / 3,
+            self.claims_pool, bridge, self.room, self.health, services, self.metrics, settings.timeout_s / 3,
             random.Random(0),
         )  # fmt: skip
         self.nodes = NodesDirectory(self.backing.nodes, settings.node, self.backing.file_system)
         self.shares_file = SharesFile(self.backing.shares, self.backing.file_system)
         self.shares = ShareBook(self.shares_file, self.nodes)
         self.filler = Filler(
-            self.memory, self.filling_pool, self.sealing_pool, bridge, self.backing, self.health, self.claims,
+            self.memory, self.filling_pool, self.sealing_pool, bridge, self.room, self.health, self.claims,
             self.index, self.metrics, self.shares,
         )  # fmt: skip
         self.segments = SegmentTable(self.backing, self.backing_pool, self.health, self.filler)
@@ -153,7 +159,9 @@ class Engine:
         self.uses = LastUses(self.backing.uses, self.backing.file_system)
         self.library = Library(
             Catalogs(
-                GenerationStore(state / "catalogs", self.backing.generations, self.backing.file_system),
+                GenerationStore(
+                    state / "catalogs", self.backing.generations, self.backing.file_system, self.room.taking
+                ),
                 self.backing.turns, self.backing_pool, self.health, services,
             ),
             state / "listing", OneDataset(origin, settings.at_home), services, settings.names_ttl_s,
@@ -165,12 +173,12 @@ class Engine:
             self.health, self.metrics, inline=settings.inline,
         )  # fmt: skip
         self.warm_filler = WarmFiller(
-            self.fetcher, self.filler, self.memory, self.backing_pool, self.backing, self.health,
+            self.fetcher, self.filler, self.memory, self.backing_pool, self.room, self.health,
             settings.connections, self.readahead.window_limit,
         )  # fmt: skip
         folders = {
             THIS: RequestFolder(state / "requests", file_system_of(state), lambda: None),
-            ALL: RequestFolder(self.backing.requests, self.backing.file_system, self.backing.space),
+            ALL: RequestFolder(self.backing.requests, self.backing.file_system, self.room.space),
         }
         services_of_warms = Services(
             self.library, self.opener, self.index, self.warm_filler, self.events, settings.seed
@@ -178,8 +186,8 @@ class Engine:
         self.warmer = Warmer(services_of_warms, folders)
         self.recovery = Recovery(self.index, self.backing, self.segments, self.filler)
         self.dropper = Dropper(
-            self.library, self.segments, self.filler, self.memory, self.backing, self.health, self.backing_pool,
-            self.metrics, self.recovery.turn,
+            self.library, self.segments, self.filler, self.memory, self.backing, self.room, self.health,
+            self.backing_pool, self.metrics, self.recovery.turn,
         )  # fmt: skip
 
     async def open(self, path: str) -> OpenFile:
@@ -212,7 +220,17 @@ class Engine:
         await self.filler.wait_idle()
         await self.filler.flush_index()
         self.check()
-        assert self.index.total_bytes() == self.backing.used_bytes
+        assert self.surplus_bytes() >= 0
+
+    def segment_bytes(self) -> int:
+        """What the files of all segments take."""
+        return sum(entry.stat().st_blocks * 512 for entry in self.backing.segment_files())
+
+    def surplus_bytes(self) -> int:
+        """What the account has more than what lies in the backing directory: some of an unfinished segment's room."""
+        there = count(self.backing.path)
+        assert there is not None
+        return self.room.used_bytes - there.size_bytes
 
     def check(self) -> None:
         """Assert all invariants that hold between any two steps."""
@@ -228,6 +246,7 @@ async def running(directory: Path, origin: Origin, settings: Settings | None = N
     async with trio.open_nursery() as services:
         engine = Engine(directory, origin, settings, services)
         try:
+            await services.start(engine.room_keeper.serve)
             services.start_soon(engine.filler.keep_index)
             services.start_soon(engine.filler.keep_sealing)
             services.start_soon(engine.health.serve)
@@ -239,6 +258,7 @@ async def running(directory: Path, origin: Origin, settings: Settings | None = N
             engine.warmer.close()
             with trio.fail_after(20):
                 await engine.settle()
+            await engine.room_keeper.end()
         finally:
             origin.close()
             with trio.move_on_after(5, shield=True):  # after a failure: no thread may be inside what is closed now

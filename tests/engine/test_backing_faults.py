@@ -39,7 +39,7 @@ async def test_without_room_readers_are_served_and_nothing_is_filled(tmp_path: P
         assert await engine.read_path("v1/small") == SMALL
         await engine.settle()
         assert not data_files(tmp_path)
-        assert engine.backing.unfilled_bytes == len(CONTENT) + len(SMALL)
+        assert engine.room.unfilled_bytes == len(CONTENT) + len(SMALL)
         assert engine.metrics.fill_skipped_bytes.value("limit") == len(CONTENT) + len(SMALL)
         assert engine.metrics.fill_bytes.value() == 0
 
@@ -50,12 +50,12 @@ async def test_fills_stop_at_the_limit_and_go_on_after_a_drop(tmp_path: Path) ->
     async with running(tmp_path, origin, Settings(limit_bytes=limit)) as engine:
         assert await engine.read_path("v1/large") == CONTENT
         await engine.settle()
-        assert MIB < engine.backing.used_bytes <= limit
+        assert MIB < engine.room.used_bytes <= limit
         assert (await engine.drop("v1"))[0] > MIB
-        assert engine.backing.used_bytes == 0
+        assert engine.room.used_bytes == 0
         assert await engine.read_path("v1/small") == SMALL
         await engine.settle()
-        assert engine.backing.used_bytes == 13 * 4096
+        assert engine.room.used_bytes == 13 * 4096
 
 
 @pytest.mark.expects_log("a fill failed", "cannot be sealed")
@@ -71,7 +71,7 @@ async def test_error_in_a_fill_costs_the_reader_nothing(
         assert await engine.read_path("v1/small") == SMALL
         await engine.settle()
         assert engine.metrics.backing_errors.value(errno.errorcode[number]) == 1
-        assert engine.backing.why_not_filling()
+        assert engine.room.why_not_filling()
         assert await engine.read_path("v1/small") == SMALL
         assert await engine.read_path("v1/large") == CONTENT
         assert origin.count(PREFIX + "v1/small") == 1
@@ -85,8 +85,8 @@ async def test_backing_directory_that_is_gone_costs_the_reader_nothing(
         Faults(monkeypatch).fail("backing.statvfs", errno.ESTALE, times=1_000)
         assert await engine.read_path("v1/small") == SMALL
         await engine.settle()
-        assert "not usable" in engine.backing.why_not_filling()
-        assert engine.backing.unfilled_bytes == len(SMALL)
+        assert "not usable" in engine.room.why_not_filling()
+        assert engine.room.unfilled_bytes == len(SMALL)
 
 
 async def make_resident(tmp_path: Path, origin: FakeOrigin, state: State) -> None:
@@ -277,6 +277,6 @@ async def test_run_is_filled_as_far_as_there_is_room(tmp_path: Path) -> None:
         for name in ("0", "1", "3", "4"):
             assert await engine.read_path(f"v1/{name}") == contents[name]
         await engine.settle()
-        assert engine.backing.used_bytes == 2 * 8_192
-        assert engine.backing.unfilled_bytes == 2 * 8_192
+        assert engine.room.used_bytes == 2 * 8_192
+        assert engine.room.unfilled_bytes == 2 * 8_192
         engine.opener.release(file)

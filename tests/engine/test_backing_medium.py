@@ -10,8 +10,9 @@ import pytest
 
 from dsfs.model.blocks import BLOCK
 from dsfs.model.errors import BackingError, NoRoomError
+from dsfs.model.retention import Amount
 from dsfs.storage.segment import State
-from tests.engine.backing_sample import Clock, directory, segment_of
+from tests.engine.backing_sample import Clock, directory, room_of, segment_of
 from tests.engine.segment_sample import IDENTITY
 
 MIB = 1024 * 1024
@@ -42,7 +43,8 @@ def test_removed_segment_leaves_no_file(tmp_path: Path) -> None:
 def test_full_file_system_is_reported_and_filled_again_once_there_is_room(tmp_path: Path) -> None:
     with mounted(tmp_path / "small", "-t", "tmpfs", "-o", "size=8m", "tmpfs") as path:
         clock = Clock()
-        backing = directory(path, clock=clock)
+        backing = directory(path)
+        room = room_of(backing, clock=clock)
         sample, file = segment_of(backing, blocks=50)
         ballast = path / "ballast"
         ballast.write_bytes(bytes(4 * MIB))
@@ -52,8 +54,8 @@ def test_full_file_system_is_reported_and_filled_again_once_there_is_room(tmp_pa
                 sample.fill(file, written, written + 1)
                 written += 1
         assert 20 < written < 40
-        backing.failed(caught.value)
-        assert "no room" in backing.why_not_filling()
+        room.failed(caught.value)
+        assert "no room" in room.why_not_filling()
         sample.assert_right_or_lost(file)
         assert file.resident_blocks == written
         sample.close()
@@ -62,12 +64,12 @@ def test_full_file_system_is_reported_and_filled_again_once_there_is_room(tmp_pa
         sample.assert_right_or_lost(file)
         ballast.unlink()
         with pytest.raises(NoRoomError):
-            backing.reserve(BLOCK)
+            room.reserve(Amount(BLOCK))
         clock.now_s += 11
-        backing.reserve(BLOCK)
+        room.reserve(Amount(BLOCK))
         sample.complete(file)
-        backing.succeeded()
-        assert backing.why_not_filling() == ""
+        room.succeeded()
+        assert room.why_not_filling() == ""
         sample.close()
 
 

@@ -70,7 +70,7 @@ async def test_end_of_a_claim_does_not_end_the_next_one_of_the_same_blocks(
 async def test_node_without_room_claims_nothing(tmp_path: Path) -> None:
     origin = sample()
     async with nodes(tmp_path, origin, 2) as (a, b):
-        a.backing.limit_bytes = 0
+        a.room.limit_bytes = 0
         gate = origin.hold(LARGE)
         async with trio.open_nursery() as nursery:
             first = Reading(a, nursery, 0)
@@ -88,7 +88,7 @@ async def test_node_without_room_reads_what_others_have_filled(tmp_path: Path) -
     async with nodes(tmp_path, origin, 2) as (a, b):
         assert await a.read_path("v1/small/07") == SMALL["v1/small/07"]
         await a.settle()
-        b.backing.limit_bytes = 0
+        b.room.limit_bytes = 0
         assert await b.read_path("v1/small/07") == SMALL["v1/small/07"]
     assert origin.count(PREFIX + "v1/small/07") == 1
 

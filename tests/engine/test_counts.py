@@ -44,7 +44,7 @@ async def test_reads_that_fail_are_counted_and_other_requests_that_fail_are_no_e
     origin.put(f"{PREFIX}v1/large", b"x" * (5 * MIB))
     async with running(tmp_path, origin, Settings(names_ttl_s=0)) as engine:
         metrics = engine.metrics
-        operations = Operations(engine.library, engine.opener, engine.reader, engine.backing, metrics, 0, 0)
+        operations = Operations(engine.library, engine.opener, engine.reader, engine.room, metrics, 0, 0)
         nobody = cast(pyfuse3.RequestContext, None)
         inode = (await operations.lookup(ROOT, DATASET.encode(), nobody)).st_ino
         for name in (b"v1", b"large"):

@@ -4,7 +4,7 @@ import errno
 import json
 import os
 import shutil
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -32,7 +32,7 @@ class Node:
         self._built = tmp_path / name / "built.mdb"
         self.local.mkdir(parents=True, exist_ok=True)
         self.shared.mkdir(parents=True, exist_ok=True)
-        self.store = GenerationStore(self.local, self.shared, FileSystem("ceph"))
+        self.store = GenerationStore(self.local, self.shared, FileSystem("ceph"), lambda size: nullcontext())
 
     def add(self, generation: str, content: bytes | None = None) -> PlacedGeneration:
         """As after a listing; the catalog's bytes are told by the generation unless they are given."""

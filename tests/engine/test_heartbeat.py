@@ -46,8 +46,9 @@ async def beating(engine: Engine, node: str = "this") -> AsyncIterator[Heartbeat
     datasets = cast(Datasets, SimpleNamespace(origins=[engine.origin]))
     directory = NodesDirectory(engine.backing.nodes, node, engine.backing.file_system)
     heartbeat = Heartbeat(
-        directory, engine.library, engine.segments, datasets, engine.backing, engine.metrics, Path("/datasets")
-    )
+        directory, engine.library, engine.segments, datasets, engine.backing, engine.room, engine.metrics,
+        Path("/datasets"),
+    )  # fmt: skip
     async with trio.open_nursery() as nursery:
         nursery.start_soon(heartbeat.serve)
         yield heartbeat

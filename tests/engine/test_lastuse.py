@@ -245,7 +245,7 @@ async def test_status_does_not_wait_for_last_uses_that_cannot_be_seen(
         assert (await status_of(engine))["last_used_ago_s"] is None
         gate.open()
         gate = faults.hold("backing.statvfs")
-        engine.backing._statvfs = None
+        engine.room._statvfs = None
         faults.reached.clear()
         assert (await status_of(engine))["last_used_ago_s"] is None
         assert "lastuses.look" not in faults.reached  # it is known to be silent

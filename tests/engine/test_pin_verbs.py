@@ -39,7 +39,7 @@ def sample() -> FakeOrigin:
 async def asking(tmp_path: Path) -> AsyncIterator[tuple[Engine, PinVerbs]]:
     async with running(tmp_path, sample()) as engine, trio.open_nursery() as nursery:
         nursery.start_soon(engine.events.serve)
-        folder = PinFolder(engine.backing.pins, engine.backing.file_system, engine.backing.space)
+        folder = PinFolder(engine.backing.pins, engine.backing.file_system, engine.room.space)
         yield engine, PinVerbs(folder, engine.nodes, queries_of(engine), engine.events)
         await engine.events.end()
         nursery.cancel_scope.cancel()

@@ -41,9 +41,9 @@ def spoil_catalogs(directory: Path, version: str) -> None:
 def queries_of(engine: Engine) -> Queries:
     datasets = cast(Datasets, SimpleNamespace(origins=[engine.origin], count=lambda: None))
     return Queries(
-        engine.library, engine.opener, engine.filler, lambda: engine.memory.used_bytes, engine.backing, engine.health,
-        engine.index, datasets, engine.warmer, engine.uses, engine.nodes, Path("/mnt"), Path("/etc/dsfs.toml"),
-        engine.settings.memory_bytes,
+        engine.library, engine.opener, engine.filler, lambda: engine.memory.used_bytes, engine.backing, engine.room,
+        engine.health, engine.index, datasets, engine.warmer, engine.uses, engine.nodes, Path("/mnt"),
+        Path("/etc/dsfs.toml"), engine.settings.memory_bytes,
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from dsfs.storage.backing import BackingDirectory
 from dsfs.storage.rebuild import BATCH, rebuild, recover
 from dsfs.storage.residency import ResidencyIndex, SegmentRecord, bitmap_of, hour_of
 from dsfs.storage.segment import SegmentFile, State
+from tests.engine.backing_sample import indexed_bytes
 from tests.engine.segment_sample import page_aligned
 
 LARGE: BlockTable = UniformBlocks(3 * BLOCK + 100)
@@ -22,7 +23,7 @@ PACK: BlockTable = PackBlocks([1, 4096, 5000, 60_000])
 
 @pytest.fixture
 def backing(tmp_path: Path) -> BackingDirectory:
-    return BackingDirectory(tmp_path / "backing", limit_bytes=1 << 40, floor=lambda total: 0)
+    return BackingDirectory(tmp_path / "backing")
 
 
 @pytest.fixture
@@ -91,7 +92,7 @@ def test_rebuild_removes_what_is_no_longer_there(backing: BackingDirectory, inde
     backing.remove_segment(gone.identity)
     assert rebuild(index, backing) == 1
     assert index.identities() == [kept.identity]
-    assert index.total_bytes() == kept.resident_bytes
+    assert indexed_bytes(index) == kept.resident_bytes
 
 
 def test_last_use_that_is_known_outlives_a_rebuild(backing: BackingDirectory, index: ResidencyIndex) -> None:
@@ -188,7 +189,7 @@ def test_drop_during_a_rebuild_is_not_undone(
         rebuild(index, backing)
     assert dropped
     assert index.get(record.identity) is None
-    assert index.total_bytes() == 0
+    assert indexed_bytes(index) == 0
 
 
 def test_fill_during_a_rebuild_is_not_forgotten(

@@ -8,8 +8,10 @@ import pytest
 import trio
 
 from dsfs.cache import segments
+from dsfs.model.blocks import PAGE
 from dsfs.model.errors import BackingError
 from dsfs.storage.residency import SegmentRecord
+from tests.engine.backing_sample import indexed_bytes
 from tests.engine.engine import MIB, PREFIX, Engine, running, until
 from tests.engine.fake_origin import FakeOrigin
 from tests.engine.faults import Faults
@@ -32,9 +34,8 @@ async def read_all(engine: Engine, contents: dict[str, bytes]) -> None:
 
 
 def forget(engine: Engine) -> None:
-    """Make the index and the account those of an empty backing directory."""
+    """Make the index that of an empty backing directory."""
     engine.index.put([SegmentRecord(identity, False, 0, 0, 0) for identity in engine.index.identities()])
-    engine.backing.used_bytes = 0
 
 
 async def test_restart_fetches_and_lists_nothing_again(tmp_path: Path) -> None:
@@ -42,10 +43,10 @@ async def test_restart_fetches_and_lists_nothing_again(tmp_path: Path) -> None:
     async with running(tmp_path, origin) as engine:
         await read_all(engine, contents)
         await engine.settle()
-        used_bytes = engine.backing.used_bytes
+        used_bytes = engine.room.used_bytes
     gets, lists = len(origin.gets), len(origin.lists)
     async with running(tmp_path, origin) as engine:
-        assert engine.backing.used_bytes == used_bytes
+        assert engine.room.used_bytes == used_bytes
         await read_all(engine, contents)
     assert (len(origin.gets), len(origin.lists)) == (gets, lists)
 
@@ -80,7 +81,8 @@ async def test_segments_that_are_closed_are_counted_once_and_reach_the_index(
                         engine.memory.discard(run)
                 assert len(list(engine.segments)) <= 3
         await engine.settle()
-        assert engine.backing.used_bytes == sum(map(len, contents.values()))
+        assert indexed_bytes(engine.index) == sum(map(len, contents.values()))
+        assert engine.surplus_bytes() == PAGE
     assert origin.sent_bytes == sum(map(len, contents.values()))
 
 
@@ -89,14 +91,14 @@ async def test_segment_opened_by_many_at_once_is_counted_once(tmp_path: Path) ->
     async with running(tmp_path, origin) as engine:
         await read_all(engine, contents)
         await engine.settle()
-        used_bytes = engine.backing.used_bytes
+        used_bytes = engine.room.used_bytes
     async with running(tmp_path, origin) as engine:
         forget(engine)  # so that each open finds more than the index knows
         async with trio.open_nursery() as nursery:
             for path in contents:
                 nursery.start_soon(engine.read_path, path)
         await engine.settle()
-        assert engine.backing.used_bytes == used_bytes
+        assert engine.room.used_bytes == used_bytes
 
 
 async def test_segment_in_use_is_never_closed_however_many_there_are(
@@ -122,13 +124,16 @@ async def test_drop_gives_the_bytes_back_and_the_next_read_fetches_them(tmp_path
     async with running(tmp_path, origin) as engine:
         await read_all(engine, contents)
         await engine.settle()
-        used_bytes = engine.backing.used_bytes
-        assert await engine.drop("v1") == (used_bytes, 2)
-        assert engine.backing.used_bytes == engine.index.total_bytes() == 0
+        used_bytes = engine.room.used_bytes
+        freed_bytes, segments = await engine.drop("v1")
+        assert segments == 2
+        assert freed_bytes == used_bytes - engine.room.used_bytes > len(LARGE)
+        assert indexed_bytes(engine.index) == 0
+        assert engine.surplus_bytes() == PAGE
         assert await engine.drop("v1") == (0, 0)
         await read_all(engine, contents)
         await engine.settle()
-        assert engine.backing.used_bytes == used_bytes
+        assert engine.room.used_bytes == used_bytes
     assert origin.sent_bytes == 2 * sum(map(len, contents.values()))
 
 
@@ -137,10 +142,10 @@ async def test_drop_of_closed_segments_is_counted_right(tmp_path: Path) -> None:
     async with running(tmp_path, origin) as engine:
         await read_all(engine, contents)
         await engine.settle()
-        used_bytes = engine.backing.used_bytes
+        segment_bytes = engine.segment_bytes()
     async with running(tmp_path, origin) as engine:
-        assert await engine.drop("v1") == (used_bytes, 2)
-        assert engine.backing.used_bytes == 0
+        assert await engine.drop("v1") == (segment_bytes, 2)
+        assert engine.surplus_bytes() == PAGE
     assert not [path for path in (tmp_path / "backing" / "segments").rglob("*") if path.is_file()]
 
 
@@ -178,7 +183,7 @@ async def test_reader_who_opens_what_is_being_dropped_waits_for_it(
     async with running(tmp_path, origin) as engine:
         await read_all(engine, contents)
         await engine.settle()
-        used_bytes = engine.backing.used_bytes
+        used_bytes = engine.room.used_bytes
     async with running(tmp_path, origin) as engine:
         gate = Faults(monkeypatch).hold("segment.remove")
         async with trio.open_nursery() as nursery:
@@ -188,7 +193,7 @@ async def test_reader_who_opens_what_is_being_dropped_waits_for_it(
             await until(lambda: list(engine.segments))
             gate.open()
         await engine.settle()
-        assert engine.backing.used_bytes == used_bytes
+        assert engine.room.used_bytes == used_bytes
 
 
 async def test_drop_that_fails_says_so_and_leaves_the_account_right(
@@ -200,12 +205,13 @@ async def test_drop_that_fails_says_so_and_leaves_the_account_right(
     async with running(tmp_path, origin) as engine:
         faults = Faults(monkeypatch)
         faults.fail("segment.remove", errno.EIO)
+        used_bytes = engine.room.used_bytes
         with pytest.raises(BackingError, match="cannot be removed"):
             await engine.drop("v1")
         await engine.settle()
-        assert engine.backing.used_bytes > 0
+        assert engine.room.used_bytes == used_bytes
         await engine.drop("v1")
-        assert engine.backing.used_bytes == 0
+        assert engine.surplus_bytes() == PAGE
 
 
 @pytest.mark.expects_log("the residency index cannot be written")
@@ -220,19 +226,20 @@ async def test_index_that_cannot_be_written_ends_nothing_and_is_written_later(
         await engine.filler.wait_idle()
         faults.fail("index.write", errno.EIO)
         await engine.filler.flush_index()
-        assert engine.index.total_bytes() == 0
+        assert indexed_bytes(engine.index) == 0
         await read_all(engine, contents)
 
 
-async def test_recount_takes_in_what_the_rebuilt_index_does_not_know_yet(tmp_path: Path) -> None:
+async def test_rebuilt_index_hears_again_of_segments_in_use(tmp_path: Path) -> None:
     origin, contents = sample()
     async with running(tmp_path, origin) as engine:
         await read_all(engine, contents)
         await engine.settle()
-        used_bytes = engine.backing.used_bytes
+        before = indexed_bytes(engine.index)
         forget(engine)
-        await engine.filler.recount(engine.segments)
-        assert engine.backing.used_bytes == used_bytes
+        await engine.filler.tell_again(engine.segments)
+        await engine.filler.flush_index()
+        assert indexed_bytes(engine.index) == before
 
 
 async def test_drop_while_the_index_is_rebuilt_waits_and_leaves_nothing_behind(
@@ -243,7 +250,7 @@ async def test_drop_while_the_index_is_rebuilt_waits_and_leaves_nothing_behind(
     async with running(tmp_path, origin) as engine:
         await read_all(engine, contents)
         await engine.settle()
-        used_bytes = engine.backing.used_bytes
+        segment_bytes = engine.segment_bytes()
     async with running(tmp_path, origin) as engine:
         forget(engine)
         gate = Faults(monkeypatch).hold("index.write")
@@ -258,8 +265,9 @@ async def test_drop_while_the_index_is_rebuilt_waits_and_leaves_nothing_behind(
             nursery.start_soon(drop)
             await until(lambda: engine.recovery.turn.statistics().tasks_waiting, "the drop waiting", timeout_s=5)
             gate.open()
-        assert dropped == [(used_bytes, 2)]
-        assert engine.backing.used_bytes == engine.index.total_bytes() == 0
+        assert dropped == [(segment_bytes, 2)]
+        assert indexed_bytes(engine.index) == 0
+        assert engine.surplus_bytes() == PAGE
         assert not list((tmp_path / "backing" / "segments").glob("*/*"))
 
 
@@ -274,10 +282,10 @@ async def test_rebuild_that_fails_holds_up_no_drop_and_is_repeated_at_the_next_s
     async with running(tmp_path, origin) as engine:
         await read_all(engine, contents)
         await engine.settle()
-        used_bytes = engine.backing.used_bytes
+        segment_bytes = engine.segment_bytes()
         monkeypatch.setattr("dsfs.cache.recovery.recover", fails)
         await engine.recovery.run()
         assert not engine.recovery.is_inside
-        assert await engine.drop("v1") == (used_bytes, 2)
+        assert await engine.drop("v1") == (segment_bytes, 2)
     async with running(tmp_path, origin) as engine:
         assert engine.index.was_unclean

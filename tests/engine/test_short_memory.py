@@ -119,7 +119,7 @@ async def test_stream_that_cannot_be_filled_is_fetched_once_all_the_same(tmp_pat
         assert await engine.read_path("v1/large") == CONTENT
         await engine.settle()
         assert origin.sent_bytes == len(CONTENT)
-        assert engine.backing.unfilled_bytes == len(CONTENT)
+        assert engine.room.unfilled_bytes == len(CONTENT)
 
 
 async def test_slow_backing_directory_does_not_hold_up_readers_for_long(

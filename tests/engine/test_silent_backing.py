@@ -10,10 +10,11 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from dsfs.cache.health import LOOK_S
 from dsfs.cache.warm import Phase
-from dsfs.model.blocks import BLOCK, RUN
+from dsfs.model.blocks import BLOCK, PAGE, RUN
 from dsfs.model.errors import BackingError
 from dsfs.model.health import DOWN_S, Condition
 from dsfs.model.warming import MOST_PAUSE_S
+from tests.engine.backing_sample import indexed_bytes
 from tests.engine.engine import MIB, PREFIX, Settings, running, until
 from tests.engine.fake_origin import FakeOrigin
 from tests.engine.faults import Faults
@@ -347,7 +348,7 @@ async def test_drop_that_is_not_answered_fails_in_time_and_what_it_removes_all_t
         assert [await engine.read_path(path) for path in ("v1/large", "v1/small")] == [CONTENT, SMALL]
     async with running(tmp_path, origin, SETTINGS) as engine:
         files = [await engine.open(path) for path in ("v1/large", "v1/small") if is_open]
-        used_bytes = engine.backing.used_bytes
+        used_bytes = engine.room.used_bytes
         silence = Silence(engine, mock_clock, Faults(monkeypatch))
         silence.begin()
         errors: list[BackingError] = []
@@ -367,15 +368,16 @@ async def test_drop_that_is_not_answered_fails_in_time_and_what_it_removes_all_t
         await silence.notice()
         await drop()
         assert "has not answered" in str(errors[1])
-        assert engine.backing.used_bytes == used_bytes
+        assert engine.room.used_bytes == used_bytes
         await silence.end()
         await until(lambda: not engine.dropper.in_flight)
         await engine.settle()
-        assert 0 < engine.backing.used_bytes < used_bytes
+        assert 0 < engine.room.used_bytes < used_bytes
         freed_bytes, segments = await engine.drop("v1")
         assert segments == 1
         assert 0 < freed_bytes < used_bytes
-        assert engine.backing.used_bytes == engine.index.total_bytes() == 0
+        assert indexed_bytes(engine.index) == 0
+        assert engine.surplus_bytes() == PAGE
         assert not files_below(tmp_path / "backing" / "segments")
         for file in files:
             engine.opener.release(file)

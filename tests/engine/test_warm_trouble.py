@@ -109,11 +109,11 @@ async def test_full_backing_directory_pauses_a_warm_before_it_fetches_in_vain(
         warm = await begin(engine)
         await passing(mock_clock, lambda: warm.course.pause_until_s - trio.current_time() > MOST_PAUSE_S / 2)
         assert (warm.phase, warm.course.trouble) == (Phase.PAUSED, "backing.limit is reached")
-        assert engine.backing.unfilled_bytes == 0
+        assert engine.room.unfilled_bytes == 0
         assert 15 * MIB < origin.sent_bytes <= 20 * MIB
         for path, content in contents.items():  # no reader is told
             assert await engine.read_path(path) == content
-        engine.backing.limit_bytes = 1 << 40
+        engine.room.limit_bytes = 1 << 40
         await passing(mock_clock, lambda: warm.is_over)
         assert await ended(warm) is Phase.COMPLETE
 

@@ -153,7 +153,7 @@ def test_other_backing_directory_in_its_place_is_not_filled_before_the_next_star
         wait_until(node.segment_files, what="the seal")
         small.detach()
         small.mount()
-        BackingDirectory(small.path, SIZE_BYTES, lambda total: 0)
+        BackingDirectory(small.path)
         assert "another dsfs.json is there" in wait_paused(node)
         assert version.wrong_files(node.mountpoint) == []
         assert node.ask("status")["backing"]["unfilled_bytes"] > 0

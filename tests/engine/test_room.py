@@ -1,0 +1,296 @@
+"""Room in the backing directory: what may be taken, what goes back, and what happens when there is none."""
+
+import errno
+import os
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from dsfs.model.blocks import BLOCK
+from dsfs.model.errors import NoRoomError
+from dsfs.model.retention import NOTHING, Amount
+from dsfs.storage import faultpoint
+from dsfs.storage.room import Room
+from tests.engine.backing_sample import Clock, directory, room_of, segment_of
+from tests.engine.faults import Faults
+from tests.engine.stopping import stopping_at
+from tests.engine.test_backing import MADE
+
+MIB = 1024 * 1024
+WAIT_S = 30
+ONE = Amount(1)
+
+
+
+def test_reservations_are_held_against_the_limit(tmp_path: Path) -> None:
+    clock = Clock()
+    room = room_of(directory(tmp_path), limit_bytes=100, clock=clock)
+    before = room.used_bytes
+    room.reserve(Amount(60))
+    with pytest.raises(NoRoomError, match=r"backing\.limit is reached"):
+        room.reserve(Amount(41))
+    room.reserve(Amount(40))
+    room.settle(Amount(60), Amount(60))
+    assert room.used_bytes == before + 60
+    with pytest.raises(NoRoomError):
+        room.reserve(ONE)
+    room.settle(Amount(40))  # that one was not written
+    room.reserve(Amount(40))
+    room.freed(Amount(60))
+    room.reserve(Amount(60))
+    assert room.used_bytes == before
+
+
+def test_limit_is_that_of_all_nodes_together(tmp_path: Path) -> None:
+    a = room_of(directory(tmp_path), limit_bytes=100)
+    clock = Clock()
+    b = room_of(directory(tmp_path), clock=clock, node="b")
+    b.limit_bytes = a.limit_bytes
+    a.reserve(Amount(60))
+    with pytest.raises(NoRoomError, match=r"backing\.limit is reached"):
+        b.reserve(Amount(41))
+    b.reserve(Amount(30))
+    a.settle(Amount(60), Amount(20))
+    a.leave()
+    assert b.used_bytes == a.used_bytes - 20, "it has not looked yet"
+    clock.now_s += 2
+    b.reserve(Amount(50))
+    assert b.used_bytes == a.used_bytes
+
+
+def test_what_is_idle_goes_back_and_what_is_being_written_stays(tmp_path: Path) -> None:
+    clock = Clock()
+    room = room_of(directory(tmp_path), clock=clock)
+    room.reserve(Amount(10))
+    room.keep()
+    assert granted(room) > 10
+    clock.now_s += 61
+    room.keep()
+    assert granted(room) == 10
+    room.settle(Amount(10))
+    room.leave()
+    assert granted(room) == 0
+
+
+def granted(room: Room) -> int:
+    account = room.account.look()
+    assert account is not None
+    return account.unspent.size_bytes
+
+
+def test_grant_costs_no_request_as_long_as_it_lasts_and_the_next_comes_before_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = room_of(directory(tmp_path), limit_bytes=80 * MIB)  # the first grant is 10 MiB less the small part
+    faults = Faults(monkeypatch)
+    for _ in range(7):
+        room.reserve(Amount(MIB))
+    assert faults.reached.count("account.write") == 1
+    room.reserve(Amount(MIB))
+    assert faults.reached.count("account.write") == 2
+
+
+def test_reservations_are_held_against_the_floor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = give_statvfs(monkeypatch, total=1000, free=500)
+    clock = Clock()
+    room = room_of(directory(tmp_path), floor_bytes=300, clock=clock)
+    room.reserve(Amount(150))
+    with pytest.raises(NoRoomError, match=r"below backing\.floor"):
+        room.reserve(Amount(51))
+    room.settle(Amount(150), Amount(150))  # the free space that was measured before it is less by that
+    free[0] = 350
+    with pytest.raises(NoRoomError):
+        room.reserve(Amount(51))
+    room.reserve(Amount(50))
+    room.settle(Amount(50))
+    free[0] = 900
+    with pytest.raises(NoRoomError):
+        room.reserve(Amount(51))  # measured a moment ago
+    clock.now_s += 2
+    room.reserve(Amount(600))
+    assert room.space() == (1000, 900, 300)
+
+
+def test_floor_is_that_of_all_nodes_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    give_statvfs(monkeypatch, total=1000, free=500)
+    a = room_of(directory(tmp_path), floor_bytes=300)
+    b = room_of(directory(tmp_path), floor_bytes=300, node="b")
+    a.reserve(Amount(150))
+    with pytest.raises(NoRoomError, match=r"below backing\.floor"):
+        b.reserve(Amount(51))
+    b.reserve(Amount(50))
+
+
+def test_inodes_are_kept_free_in_the_same_proportion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    give_statvfs(monkeypatch, total=1000, free=1000, inodes=100, free_inodes=40)
+    room = room_of(directory(tmp_path), floor_bytes=300)
+    room.reserve(Amount(1, 10))
+    with pytest.raises(NoRoomError, match=r"below backing\.floor"):
+        room.reserve(Amount(1, 1))
+
+
+def test_space_that_was_freed_counts_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = give_statvfs(monkeypatch, total=1000, free=0)
+    room = room_of(directory(tmp_path))
+    with pytest.raises(NoRoomError):
+        room.reserve(ONE)
+    free[0] = 100
+    room.freed(Amount(100))
+    room.reserve(Amount(100))
+
+
+def give_statvfs(
+    monkeypatch: pytest.MonkeyPatch, total: int, free: int, inodes: int = 0, free_inodes: int = 0
+) -> list[int]:
+    left = [free]
+
+    def statvfs(path: Path) -> os.statvfs_result:
+        return os.statvfs_result((1, 1, total, 0, left[0], inodes, free_inodes, free_inodes, 0, 255))
+
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    return left
+
+
+def test_concurrent_reservations_never_take_more_than_there_is(tmp_path: Path) -> None:
+    limit = 10_000
+    room = room_of(directory(tmp_path), limit_bytes=limit)
+    barrier = threading.Barrier(8)
+    taken: list[int] = []
+
+    def take(size: int) -> None:
+        barrier.wait(WAIT_S)
+        while True:
+            try:
+                room.reserve(Amount(size))
+            except NoRoomError:
+                return
+            taken.append(size)
+
+    with ThreadPoolExecutor(8) as pool:
+        for future in [pool.submit(take, size) for size in (1, 2, 3, 5, 7, 11, 13, 17)]:
+            future.result(WAIT_S)
+    assert sum(taken) == limit
+
+
+def test_books_are_kept_while_the_file_system_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trio thread keeps them: it must not wait for a server that is gone."""
+    room = room_of(directory(tmp_path))
+    before, clock = room.used_bytes, room._clock
+    assert isinstance(clock, Clock)
+    clock.now_s += 2
+    asked, answered = threading.Event(), threading.Event()
+
+    def hang(point: str) -> None:
+        if point == "backing.statvfs":
+            asked.set()
+            assert answered.wait(WAIT_S)
+
+    monkeypatch.setattr(faultpoint, "hook", hang)
+    with ThreadPoolExecutor(1) as pool:
+        reservation = pool.submit(room.reserve, Amount(10))
+        assert asked.wait(WAIT_S)
+        room.settle(NOTHING, Amount(5))
+        room.not_filled(3)
+        room.succeeded()
+        room.failed(OSError(errno.EIO, "sick"))
+        assert not reservation.done()
+        answered.set()
+        reservation.result(WAIT_S)
+    assert (room.used_bytes - before, room.unfilled_bytes) == (5, 3)
+
+
+@pytest.mark.parametrize(
+    ("number", "what"), [(errno.ENOSPC, "no room"), (errno.EDQUOT, "no room"), (errno.EIO, "not usable")]
+)
+def test_fault_pauses_the_fills_and_says_why(tmp_path: Path, number: int, what: str) -> None:
+    clock = Clock()
+    backing = directory(tmp_path)
+    room = room_of(backing, clock=clock)
+    assert room.why_not_filling() == ""
+    room.failed(OSError(number, os.strerror(number)))
+    with pytest.raises(NoRoomError, match=what):
+        room.reserve(ONE)
+    assert room.why_not_filling() == f"backing directory {what}: {os.strerror(number)}"
+    clock.now_s += 11
+    room.reserve(ONE)  # one that tries
+    assert what in room.why_not_filling()
+    room.succeeded()
+    assert room.why_not_filling() == ""
+
+
+def test_file_system_that_cannot_be_asked_pauses_the_fills(tmp_path: Path) -> None:
+    clock = Clock()
+    backing = directory(tmp_path)
+    room = room_of(backing, clock=clock)
+    gone = OSError(errno.ESTALE, "Stale file handle")
+    with stopping_at(1, gone), pytest.raises(NoRoomError, match="not usable: Stale file handle"):
+        room.reserve(ONE)
+    with pytest.raises(NoRoomError, match="not usable: Stale file handle"):
+        room.reserve(ONE)
+    with stopping_at(1, OSError(errno.ESTALE, "Stale file handle")):
+        assert room.why_not_filling() == "backing directory not usable: Stale file handle"
+    clock.now_s += 11
+    room.reserve(ONE)
+
+
+def test_folders_that_somebody_removed_are_made_again(tmp_path: Path) -> None:
+    clock = Clock()
+    backing = directory(tmp_path)
+    room = room_of(backing, clock=clock)
+    sample, file = segment_of(backing)
+    (tmp_path / "segments").rmdir()
+    with pytest.raises(FileNotFoundError) as caught:
+        sample.fill(file, 0, 1)
+    room.failed(caught.value)
+    clock.now_s += 11
+    room.reserve(Amount(BLOCK))
+    sample.complete(file)
+    sample.close()
+
+
+def test_nothing_is_filled_or_made_where_the_mark_is_gone(tmp_path: Path) -> None:
+    """As when the NFS was unmounted and the empty mountpoint is left."""
+    clock = Clock()
+    backing = directory(tmp_path)
+    room = room_of(backing, clock=clock)
+    room.failed(OSError(errno.EIO, "sick"))
+    for name in os.listdir(tmp_path):
+        (shutil.rmtree if name in MADE[1:] else os.unlink)(tmp_path / name)
+    clock.now_s += 11
+    with pytest.raises(NoRoomError, match=r"dsfs\.json is gone, is it still mounted\?"):
+        room.reserve(ONE)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("is_doubtful", [True, False])
+def test_other_directory_in_its_place_is_not_filled_until_the_right_one_is_back(
+    tmp_path: Path, is_doubtful: bool
+) -> None:
+    """As when another export was mounted there, with or without a fault that somebody noticed."""
+    clock = Clock()
+    path, away = tmp_path / "backing", tmp_path / "away"
+    backing = directory(path)
+    room = room_of(backing, clock=clock)
+    if is_doubtful:
+        room.failed(OSError(errno.EIO, "sick"))
+        clock.now_s += 11
+    path.rename(away)
+    other = directory(path)
+    (path / "segments").rmdir()
+    reason = f"another dsfs.json is there instead of that of cluster id {backing.cluster}"
+    with pytest.raises(NoRoomError, match=reason):
+        room.reserve(ONE)
+    assert reason in room.why_not_filling()
+    assert not (path / "segments").exists()
+    assert backing.was_away
+    assert not other.was_away
+    path.rename(tmp_path / "other")
+    away.rename(path)
+    clock.now_s += 21
+    room.reserve(ONE)
+    room.succeeded()
+    assert room.why_not_filling() == ""
+    assert backing.was_away, "what was seen meanwhile is in the books"
