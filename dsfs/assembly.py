@@ -44,12 +44,12 @@ from dsfs.cache.warmer import Warmer
 from dsfs.cache.warmfill import WarmFiller
 from dsfs.config import Config
 from dsfs.metrics import Metrics
-from dsfs.model import share, standing
 from dsfs.model.health import Health
+from dsfs.model.share import Shares
 from dsfs.mount.operations import Operations
 from dsfs.storage.account import SharedAccount
 from dsfs.storage.backing import BackingDirectory
-from dsfs.storage.bulletin import Bulletin
+from dsfs.storage.bulletin import Bulletin, shares_at, standing_at
 from dsfs.storage.census import Census
 from dsfs.storage.eventlog import EventLog
 from dsfs.storage.filesystem import file_system_of
@@ -106,9 +106,7 @@ class Assembly:
         )  # fmt: skip
         self.events = Events(EventLog(backing.events, backing.file_system), nodes, metrics)
         self.lanes = Lanes(bridge, config.origin.connections, self.memory.limit_bytes // min(2, len(origins)))
-        shares_said = Bulletin(
-            backing.shares, backing.file_system, share.content_of, share.shares_in, share.MOST_BYTES
-        )
+        shares_said = shares_at(backing.shares, backing.file_system)
         self.shares = ShareBook(shares_said, nodes)
         self.filler = Filler(
             self.memory, self.filling_pool, self.sealing_pool, bridge, self.room, self.health, claims, index, metrics,
@@ -189,7 +187,7 @@ class Assembly:
         self._connect_gauges()
 
     def _build_evictor(
-        self, nodes: NodesDirectory, uses: LastUses, pins: PinFolder, shares_said: Bulletin[share.Shares]
+        self, nodes: NodesDirectory, uses: LastUses, pins: PinFolder, shares_said: Bulletin[Shares]
     ) -> None:
         config, backing = self.config, self.backing
         limit_bytes, retention = config.backing.limit_bytes, config.retention
@@ -202,9 +200,7 @@ class Assembly:
         self.census = Census(config.state_dir / "census.mdb", backing)
         trash = Trash(backing)
         surveyor = Surveyor(self.room, self.census, nodes, uses, pins, limits, config.retention_of)
-        standing_said = Bulletin(
-            backing.standing, backing.file_system, standing.content_of, standing.standing_in, standing.MOST_BYTES
-        )
+        standing_said = standing_at(backing.standing, backing.file_system)
         self.evictor = Evictor(
             surveyor,
             Sweeper(surveyor, trash, self.room, retention.grace_s),

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from dsfs.model import share, standing
 from dsfs.storage.faultpoint import reach
 from dsfs.storage.filesystem import GONE, FileSystem, mtime_ns, refresh_names, replace_direct
 
@@ -63,3 +64,13 @@ class Bulletin(Generic[T]):
         except ValueError as exc:
             log.info("%s cannot be understood, and says nothing: %s", self._path, exc)
             return None
+
+
+def shares_at(path: Path, fs: FileSystem) -> Bulletin[share.Shares]:
+    """How much each version in use may hold."""
+    return Bulletin(path, fs, share.content_of, share.shares_in, share.MOST_BYTES)
+
+
+def standing_at(path: Path, fs: FileSystem) -> Bulletin[standing.Standing]:
+    """What the last round of eviction found."""
+    return Bulletin(path, fs, standing.content_of, standing.standing_in, standing.MOST_BYTES)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
 
 from dsfs.model.nodes import VersionKey
@@ -38,7 +39,9 @@ class Place:
         self.state = tmp_path / name
         self.state.mkdir(parents=True, exist_ok=True)
         self.backing = backing or directory(tmp_path / "backing")
-        self.store = GenerationStore(self.state / "catalogs", self.backing.generations, self.backing.file_system)
+        self.store = GenerationStore(
+            self.state / "catalogs", self.backing.generations, self.backing.file_system, lambda size: nullcontext()
+        )
         self.now_ns = os.stat(self.backing.path).st_mtime_ns + SAFE_NS
         self.census = Census(self.state / "census.mdb", self.backing)
 

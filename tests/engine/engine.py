@@ -37,6 +37,7 @@ from dsfs.model.errors import NotFoundError
 from dsfs.model.health import Health
 from dsfs.storage.account import SharedAccount, count
 from dsfs.storage.backing import BackingDirectory
+from dsfs.storage.bulletin import shares_at
 from dsfs.storage.eventlog import EventLog
 from dsfs.storage.filesystem import FileSystem, file_system_of
 from dsfs.storage.generations import GenerationStore
@@ -46,7 +47,6 @@ from dsfs.storage.origin import Origin
 from dsfs.storage.requests import RequestFolder
 from dsfs.storage.residency import ResidencyIndex
 from dsfs.storage.room import Room
-from dsfs.storage.shares import SharesFile
 from tests.rig.usages import usage_of
 
 T = TypeVar("T")
@@ -107,7 +107,7 @@ class Settings:
     readahead: bool = True
     at_home: bool = False
     seed: int = 1  # of the order in which this node warms
-    node: str = "engine"
+    node: str = ""  # else it is called like its directory
 
 
 class Engine:
@@ -124,7 +124,9 @@ class Engine:
         if settings.shared:
             self.backing.file_system = FileSystem("ceph")  # one whose O_DIRECT wants whole pages, as this one's does
         self.index = ResidencyIndex(state / "residency.mdb", self.backing.cluster)
-        self.nodes = NodesDirectory(self.backing.nodes, directory.name, self.backing.file_system)
+        self.nodes = NodesDirectory(
+            self.backing.nodes, settings.node or directory.name, self.backing.file_system
+        )
         account = SharedAccount(path, self.backing.file_system, lambda: self.nodes.node)
         self.room = Room(self.backing, account, settings.limit_bytes, lambda size: 0)
         self.room_keeper = RoomKeeper(self.room)
@@ -142,8 +144,7 @@ class Engine:
             self.claims_pool, bridge, self.room, self.health, services, self.metrics, settings.timeout_s / 3,
             random.Random(0),
         )  # fmt: skip
-        self.nodes = NodesDirectory(self.backing.nodes, settings.node, self.backing.file_system)
-        self.shares_file = SharesFile(self.backing.shares, self.backing.file_system)
+        self.shares_file = shares_at(self.backing.shares, self.backing.file_system)
         self.shares = ShareBook(self.shares_file, self.nodes)
         self.filler = Filler(
             self.memory, self.filling_pool, self.sealing_pool, bridge, self.room, self.health, self.claims,

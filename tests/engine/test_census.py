@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -183,7 +184,9 @@ def real_generation(place: Place, tmp_path: Path) -> tuple[Path, int]:
     segments = list_segments(built)
     assert len(segments) == 2
     assert segments.size_bytes == (1221 + 2) * PAGE + (1 + 2) * PAGE  # with their checksums
-    store = GenerationStore(tmp_path / "other", place.backing.generations, place.backing.file_system)
+    store = GenerationStore(
+        tmp_path / "other", place.backing.generations, place.backing.file_system, lambda size: nullcontext()
+    )
     placed = store.add("d", "v", built, {"generation": summary.generation}, segments)
     store.share("d", "v", placed)
     return place.backing.generations / "d" / "v" / placed.generation, segments.size_bytes

@@ -50,8 +50,9 @@ def queries_of(engine: Engine) -> Queries:
 def verbs_of(engine: Engine) -> Verbs:
     asked = queries_of(engine)
     heartbeat = Heartbeat(
-        engine.nodes, engine.library, engine.segments, asked.datasets, engine.backing, engine.metrics, asked.mountpoint
-    )
+        engine.nodes, engine.library, engine.segments, asked.datasets, engine.backing, engine.room, engine.metrics,
+        asked.mountpoint,
+    )  # fmt: skip
     stop = lambda *, now: None  # noqa: E731
     return Verbs(
         asked, engine.library, engine.dropper, Neighbours(heartbeat, asked.ask_backing), engine.metrics, asked.datasets,

@@ -16,8 +16,8 @@ from dsfs.cache.warm import Phase
 from dsfs.cache.warmfill import SHARE_IS_FULL
 from dsfs.model.blocks import RUN
 from dsfs.model.share import BELIEVED_S, Share, Shares
+from dsfs.storage.bulletin import shares_at
 from dsfs.storage.filesystem import file_system_of
-from dsfs.storage.shares import SharesFile
 from tests.engine.engine import MIB, PREFIX, Engine, Settings, running, until
 from tests.engine.fake_origin import FakeOrigin
 from tests.engine.faults import Faults
@@ -54,7 +54,9 @@ async def allot(engine: Engine, *shares: Share) -> None:
 
 async def filled_bytes(engine: Engine) -> int:
     await engine.settle()
-    return engine.backing.used_bytes
+    await engine.filler.flush_index()
+    records = engine.index.get_many(engine.index.identities())
+    return sum(record.resident_bytes for record in records if record is not None)
 
 
 def skipped_bytes(engine: Engine) -> int:
@@ -186,7 +188,7 @@ async def test_shares_are_seen_soon_and_believed_while_somebody_counts(
 
 def test_file_is_read_when_it_was_replaced_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, fs = tmp_path / "shares", file_system_of(tmp_path)
-    evictor, node = SharesFile(path, fs), SharesFile(path, fs)
+    evictor, node = shares_at(path, fs), shares_at(path, fs)
     assert node.look() is None
     first = Shares(1, (Share("photos", "v1", "g", 5, 0, 1),))
     evictor.place(first)
@@ -221,6 +223,6 @@ async def test_status_and_why_tell_of_the_share(tmp_path: Path) -> None:
         expected: dict[str, Any] = {"allotted_bytes": 16 * MIB, "held_bytes": 4 * MIB, "is_full": False}
         assert await shares() == [expected] * 2
         assert await engine.read_path("v1/large") == LARGE
-        await engine.settle()
-        expected = {"allotted_bytes": 16 * MIB, "held_bytes": 4 * MIB + engine.backing.used_bytes, "is_full": True}
+        held = 4 * MIB + await filled_bytes(engine)
+        expected = {"allotted_bytes": 16 * MIB, "held_bytes": held, "is_full": True}
         assert await shares() == [expected] * 2
