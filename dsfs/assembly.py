@@ -197,9 +197,9 @@ class Assembly:
             retention.low_watermark.of(limit_bytes),
             retention.grace_s + ROUND_S,
         )
-        self.census = Census(config.state_dir / "census.mdb", backing)
+        census = Census(config.state_dir / "census.mdb", backing)
         trash = Trash(backing)
-        surveyor = Surveyor(self.room, self.census, nodes, uses, pins, limits, config.retention_of)
+        surveyor = Surveyor(self.room, census, nodes, uses, pins, limits, config.retention_of)
         standing_said = standing_at(backing.standing, backing.file_system)
         self.evictor = Evictor(
             surveyor,

@@ -117,6 +117,7 @@ class Daemon:
             services.start_soon(self.parts.events.serve)
             services.start_soon(self.parts.use_recorder.serve)
             services.start_soon(self.parts.shares.serve)
+            services.start_soon(self.parts.evictor.serve)
             if self.index.was_unclean and not self.index.was_lost:
                 await services.start(self.parts.recovery.run)
             await services.start(self.parts.warmer.serve)
@@ -223,6 +224,7 @@ class Daemon:
             nursery.start_soon(self.parts.events.end)
             nursery.start_soon(self.parts.use_recorder.end)
             nursery.start_soon(self.parts.room_keeper.end)
+            nursery.start_soon(self.parts.evictor.end)
         await self.parts.heartbeat.end()  # last: who asks for the time after it would be alive again
 
     async def _cancel_when_hurried(self, scope: trio.CancelScope) -> None:

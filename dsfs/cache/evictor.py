@@ -43,6 +43,7 @@ T = TypeVar("T")
 ROUND_S = 30.0
 # In one round, so that the server has other work, too: as many renames as it does in some ten seconds.
 HIDDEN_AT_ONCE = 10_000
+END_S = 2.0  # what giving up the turn may take
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,12 @@ class Evictor:
             with self._tolerance:
                 async with self._lock:
                     self._tell(await self._in_thread(self._round))
+
+    async def end(self) -> None:
+        """No more rounds here; the next one is another node's at once."""
+        with trio.move_on_after(END_S), self._tolerance:
+            async with self._lock:
+                await self._in_thread(self._turn.end)
 
     async def plan(self, need_bytes: int) -> Plan:
         """What would leave so that there is room for so much; BackingError if that cannot be known now."""

@@ -102,6 +102,8 @@ class Sweeper:
         finally:
             self._deleted_bytes = freed.size_bytes
             self._room.freed(freed)
+        if freed != NOTHING:
+            self._room.tell()  # or others would find no room for half a minute yet
         if not is_short or freed != NOTHING:
             self._owed_s = None
         elif self._owed_s is None:

@@ -228,10 +228,11 @@ class Engine:
         return sum(entry.stat().st_blocks * 512 for entry in self.backing.segment_files())
 
     def surplus_bytes(self) -> int:
-        """What the account has more than what lies in the backing directory: some of an unfinished segment's room."""
-        there = count(self.backing.path)
-        assert there is not None
-        return self.room.used_bytes - there.size_bytes
+        """What the account has more than what segments and catalogs take: some of an unfinished segment's room, and
+        small files.
+        """
+        there = [count(folder) for folder in (self.backing.path / "segments", self.backing.generations)]
+        return self.room.used_bytes - sum(found.size_bytes for found in there if found is not None)
 
     def check(self) -> None:
         """Assert all invariants that hold between any two steps."""
