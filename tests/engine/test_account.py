@@ -92,14 +92,20 @@ def test_grant_of_a_node_that_was_killed_is_kept_until_it_is_buried_and_counted(
     assert 0.9 * LIMIT < there(tmp_path).size_bytes <= LIMIT
 
 
-def test_next_run_of_a_node_buries_the_one_before(tmp_path: Path) -> None:
+def test_next_run_of_a_node_buries_the_one_before_and_counts(tmp_path: Path) -> None:
     with filler(tmp_path, "a", "stop") as process:
         assert process.stdout is not None
         process.stdout.readline()
     before = looked(tmp_path)
-    FillingNode(tmp_path, "a", LIMIT)
-    assert looked(tmp_path).total == before.total
-    assert looked(tmp_path).grants == ()
+    b = FillingNode(tmp_path, "b", LIMIT)
+    b.fill_segment()
+    a = FillingNode(tmp_path, "a", LIMIT)
+    assert looked(tmp_path).total.covers(before.total)
+    assert looked(tmp_path).has_lost("a"), "b has not moved yet"
+    b.room.keep()
+    a.room.keep()
+    assert not looked(tmp_path).has_lost("a")
+    assert a.room.used_bytes == there(tmp_path).size_bytes
 
 
 # ---------------------------------------------------------------- missing, damaged

@@ -1,5 +1,6 @@
 """The limit of all nodes together, on real NFS clients that fill at once; looked at on the server."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -34,9 +35,8 @@ def test_nodes_that_fill_at_once_never_exceed_the_limit_and_use_it(rig: NfsRig, 
     rig.clients[0].call(fill_one, place)
     looking = in_background(lambda: rig.server.call_within(WAIT_S, most_seen, place, LOOK_S))
     filling = [
-        in_background(lambda client=client: client.call_within(WAIT_S, fill_up, place, client.name, LIMIT))
-        for client in rig.clients
-    ]  # fmt: skip
+        in_background(partial(client.call_within, WAIT_S, fill_up, place, client.name, LIMIT)) for client in rig.clients
+    ]
     assert all(each.result(WAIT_S) > 1 for each in filling)
     most, _ = looking.result(WAIT_S)
     last = rig.server.call(count, place)
