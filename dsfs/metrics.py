@@ -227,7 +227,7 @@ class Metrics:
             )
         )
         self.backing_used_bytes = declare(
-            Gauge("backing.used_bytes", "Bytes dsfs has in the backing directory.")
+            Gauge("backing.used_bytes", "Bytes dsfs has in the backing directory, of all nodes together.")
         )
         self.backing_free_bytes = declare(
             Gauge("backing.free_bytes", "Free bytes of the file system of the backing directory.")

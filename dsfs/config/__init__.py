@@ -155,7 +155,7 @@ class BackingConfig:
     """[backing]: the directory all nodes share, on NFS or any other POSIX file system."""
 
     path: Path = _key(setting.ABSOLUTE_PATH, "The backing directory.")
-    limit_bytes: int = _key(setting.size(at_least=LEAST_BACKING), "The most dsfs uses there.")
+    limit_bytes: int = _key(setting.size(at_least=LEAST_BACKING), "The most dsfs uses there, on all nodes together.")
     timeout_s: float = _key(
         setting.duration(at_least="1s", at_most="5m"),
         "An operation there that takes longer is not waited for: the origin is asked until it answers again.",

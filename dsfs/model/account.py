@@ -10,7 +10,7 @@ What is spent from then on is kept apart (`since`), and what was spent before li
 sum taken after that, and what was spent since, is an upper bound again.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from dsfs.model.allotment import Refusal
@@ -38,11 +38,15 @@ class Holder:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """`unspent`: what its holder may still write, as far as it has told; `epoch`: the last one it has moved into."""
+    """`unspent`: what its holder may still write, as far as it has told; `epoch`: the last one it has moved into.
+
+    `is_lost`: its holder is dead, and how much of it was spent will be known after a count of a later epoch.
+    """
 
     holder: Holder
     epoch: int
     unspent: Amount
+    is_lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +90,13 @@ class Account:
 
     @property
     def used(self) -> Amount:
-        """What is there, but for what nodes have not told yet."""
+        """What is there, but for what nodes have not told yet, or took with them."""
         return self.base + self.since
 
     @property
     def unspent(self) -> Amount:
         """What may still come, of all nodes together."""
-        return _sum(self.grants)
+        return sum((grant.unspent for grant in self.grants), NOTHING)
 
     @property
     def total(self) -> Amount:
@@ -121,14 +125,12 @@ class Account:
         # What was counted, and when, is not known to one who is not here: what it has spent may be missing in the base.
         is_before = grant is not None and grant.epoch < self.epoch
         base, since = (self.base + told.spent, self.since) if is_before else (self.base, self.since + told.spent)
-        # What its runs before have left: written, perhaps, and perhaps where somebody who counts has looked already.
-        lost = [other for other in self.grants if other.holder.node == holder.node and other is not grant]
-        since += _sum(lost)
         # Who has counted meanwhile may not have met it any more.
         freed = told.freed if told.counted == self.counted else NOTHING
         # Freed is first what was there before: of what is taken off `since` by this, all was spent in the epoch.
         base, since = less(base, freed), less(since, less(freed, base))
-        found = replace(self, base=base, since=since, grants=tuple(g for g in self.grants if g not in lost))
+        # Its runs before may have written until now, where somebody who counts in this epoch has looked already.
+        found = replace(self, base=base, since=since)._lost(self.epoch, lambda other: _is_earlier(other, holder))
         return found._with(holder, told.unspent if grant is not None else told.reserved)
 
     def refusal(self, wanted: Amount, limit_bytes: int, there: FileSystemRoom) -> Refusal | None:
@@ -152,10 +154,10 @@ class Account:
         return there.free - self.unspent - there.floor
 
     def _grant(self, holder: Holder) -> Grant | None:
-        return next((grant for grant in self.grants if grant.holder == holder), None)
+        return next((grant for grant in self.grants if grant.holder == holder and not grant.is_lost), None)
 
     def _with(self, holder: Holder, unspent: Amount) -> "Account":
-        grants = [grant for grant in self.grants if grant.holder != holder]
+        grants = [grant for grant in self.grants if grant.holder != holder or grant.is_lost]
         if unspent != NOTHING:
             grants.append(Grant(holder, self.epoch, unspent))
         return replace(self, grants=tuple(sorted(grants, key=lambda grant: grant.holder)))
@@ -168,24 +170,34 @@ class Account:
 
     def has_moved(self, nodes: frozenset[str]) -> bool:
         """Whether these nodes have moved into the epoch: what they spent before lies in the directory."""
-        return all(grant.epoch == self.epoch for grant in self.grants if grant.holder.node in nodes)
+        living = (grant for grant in self.grants if not grant.is_lost)
+        return all(grant.epoch == self.epoch for grant in living if grant.holder.node in nodes)
 
     def bury(self, nodes: frozenset[str]) -> "Account":
-        """These nodes are dead: what they might have written counts as written, until the end of the next count."""
-        buried = [grant for grant in self.grants if grant.holder.node in nodes]
-        left = tuple(grant for grant in self.grants if grant not in buried)
-        return replace(self, base=self.base + _sum(buried), grants=left)
+        """These nodes are dead: what they might have written stays taken until the end of the next count."""
+        return self._lost(self.epoch - 1, lambda grant: grant.holder.node in nodes and not grant.is_lost)
 
     def end_count(self, epoch: int, counted: Amount) -> "Account":
         """So much was found in the directory by who began when all nodes had moved into the epoch, or were buried.
 
         Nothing changes if another one has begun anew meanwhile.
         """
-        return replace(self, counted=epoch, base=counted) if epoch == self.epoch else self
+        if epoch != self.epoch:
+            return self
+        grants = tuple(grant for grant in self.grants if not (grant.is_lost and grant.epoch < epoch))
+        return replace(self, counted=epoch, base=counted, grants=grants)
+
+    def has_lost(self, node: str) -> bool:
+        """Whether a run of this node has died with a grant."""
+        return any(grant.is_lost for grant in self.grants if grant.holder.node == node)
+
+    def _lost(self, epoch: int, is_lost: Callable[[Grant], bool]) -> "Account":
+        grants = (replace(grant, epoch=epoch, is_lost=True) if is_lost(grant) else grant for grant in self.grants)
+        return replace(self, grants=tuple(grants))
 
 
-def _sum(grants: Iterable[Grant]) -> Amount:
-    return sum((grant.unspent for grant in grants), NOTHING)
+def _is_earlier(grant: Grant, holder: Holder) -> bool:
+    return grant.holder.node == holder.node and grant.holder != holder and not grant.is_lost
 
 
 @dataclass(slots=True)

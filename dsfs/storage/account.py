@@ -53,6 +53,7 @@ class SharedAccount:
         self._run = uuid.uuid4().hex
         self._clock = clock
         self._can_lock = True
+        self._counting: tuple[Turn, int] | None = None  # this node does, in that epoch
         self._stuck: tuple[int, float] | None = None  # the sign of life of who has the lock, and since when it is that
 
     @property
@@ -171,6 +172,31 @@ class SharedAccount:
             return self.end_count(account.epoch, counted)
         finally:
             turn.end()
+
+    def count_if_lost(self, account: Account, move: Callable[[], None]) -> bool:
+        """Count what is there if this node has died before with a grant, once all nodes have moved into a new epoch.
+
+        To be called now and then until they have, with the account as it is; `move` moves this one.  Whether it was
+        counted.  A grant that another node has died with is in the way: who evicts buries it.
+        """
+        if self._counting is None and account.has_lost(self._node()):
+            turn = Turn(self._path / "turns" / COUNT)
+            if self._has(turn):
+                self._counting = turn, self.begin_count()
+                move()
+            else:
+                turn.end()
+        if self._counting is None or (now := self.look()) is None:
+            return False
+        turn, epoch = self._counting
+        is_ours = now.epoch == epoch
+        if is_ours:
+            if not now.has_moved(frozenset(grant.holder.node for grant in now.grants)):
+                return False
+            self.end_count(epoch, count(self._path) or NOTHING)
+        self._counting = None
+        turn.end()
+        return is_ours
 
     def begin_count(self) -> int:
         """Begin a new epoch, and return it.  From here on it is waited for that all nodes move into it."""

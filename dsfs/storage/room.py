@@ -192,12 +192,15 @@ class Room:
         account cannot be had now.
         """
         self._backing.check_mark()
-        self.account.count_if_unknown()
+        if self._known is None or not self._known.is_counted:
+            self.account.count_if_unknown()
         with self._turn:
             with self._lock:
                 if self._clock() - self._reserved_s >= IDLE_S:
                     self._purse.give_back()
             self._tell()
+        if self._known is not None and self.account.count_if_lost(self._known, self.tell):
+            self.tell()
 
     def tell(self) -> None:
         """Let the others know at once what was freed; may raise what `keep` does."""

@@ -41,9 +41,14 @@ def room_of(
         clock or Clock(),
     )
     room.keep()
-    fillable_bytes = limit_bytes + room.used_bytes
-    room.limit_bytes = fillable_bytes + min(fillable_bytes // (SMALL_PART - 1), SMALL_BYTES)
+    set_fillable(room, limit_bytes)
     return room
+
+
+def set_fillable(room: Room, size_bytes: int) -> None:
+    """Make the limit such that so much may be filled beside what is there."""
+    fillable_bytes = size_bytes + room.used_bytes
+    room.limit_bytes = fillable_bytes + min(fillable_bytes // (SMALL_PART - 1), SMALL_BYTES)
 
 
 def indexed_bytes(index: ResidencyIndex) -> int:

@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 from typing import TypeVar
 
@@ -47,6 +48,7 @@ from dsfs.storage.origin import Origin
 from dsfs.storage.requests import RequestFolder
 from dsfs.storage.residency import ResidencyIndex
 from dsfs.storage.room import Room
+from tests.engine.backing_sample import set_fillable
 from tests.rig.usages import usage_of
 
 T = TypeVar("T")
@@ -124,9 +126,8 @@ class Engine:
         if settings.shared:
             self.backing.file_system = FileSystem("ceph")  # one whose O_DIRECT wants whole pages, as this one's does
         self.index = ResidencyIndex(state / "residency.mdb", self.backing.cluster)
-        self.nodes = NodesDirectory(
-            self.backing.nodes, settings.node or directory.name, self.backing.file_system
-        )
+        node = settings.node or blake2b(bytes(directory), digest_size=8).hexdigest()  # the same after a restart
+        self.nodes = NodesDirectory(self.backing.nodes, node, self.backing.file_system)
         account = SharedAccount(path, self.backing.file_system, lambda: self.nodes.node)
         self.room = Room(self.backing, account, settings.limit_bytes, lambda size: 0)
         self.room_keeper = RoomKeeper(self.room)
@@ -221,16 +222,20 @@ class Engine:
         await self.filler.wait_idle()
         await self.filler.flush_index()
         self.check()
-        assert self.surplus_bytes() >= 0
+        account = self.room.account.look()
+        assert account is None or self.segment_bytes() <= account.total.size_bytes
+
+    def leave_room(self, size_bytes: int) -> None:
+        """Have no more than so much be filled from here on."""
+        self.room.leave()
+        set_fillable(self.room, size_bytes)
 
     def segment_bytes(self) -> int:
         """What the files of all segments take."""
         return sum(entry.stat().st_blocks * 512 for entry in self.backing.segment_files())
 
     def surplus_bytes(self) -> int:
-        """What the account has more than what segments and catalogs take: some of an unfinished segment's room, and
-        small files.
-        """
+        """What this node, if it is the only one, takes for used beyond what segments and catalogs are."""
         there = [count(folder) for folder in (self.backing.path / "segments", self.backing.generations)]
         return self.room.used_bytes - sum(found.size_bytes for found in there if found is not None)
 

@@ -228,7 +228,7 @@ for content in damaged:
     found = len(index.identities())
     assert found == (0 if index.was_lost else expected), found
     assert index.was_lost or content == whole
-    indexed_bytes(index)
+    list(index.get_many(index.identities()))
     index.close()
 print(len(damaged))
 """

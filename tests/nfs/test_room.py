@@ -1,0 +1,87 @@
+"""The limit of all nodes together, on real NFS clients that fill at once; looked at on the server."""
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from dsfs.storage.account import count
+from tests.nfs.conftest import NewNode
+from tests.nfs.test_many_nodes import SETTINGS, Readers
+from tests.rig.background import in_background
+from tests.rig.filler import FillingNode, fill_up, most_seen
+from tests.rig.lake import MIB
+from tests.rig.nfs.client import NfsClient
+from tests.rig.nfs.rig import NfsRig
+from tests.rig.nfs.server import export_path
+from tests.rig.reading import SourceVersion
+
+LIMIT = 24 * MIB
+LOOK_S = 6.0
+WAIT_S = 60
+
+
+def fill_one(place: Path) -> None:
+    node = FillingNode(place, "first", LIMIT)
+    node.fill_segment()
+    node.room.leave()
+
+
+@pytest.mark.parametrize("nfs_version", ["3", "4.2"])
+def test_nodes_that_fill_at_once_never_exceed_the_limit_and_use_it(rig: NfsRig, nfs_version: str) -> None:
+    for client in rig.clients:
+        client.mount("large", nfs_version)
+    place = export_path("large") / "backing"
+    rig.clients[0].call(fill_one, place)
+    looking = in_background(lambda: rig.server.call_within(WAIT_S, most_seen, place, LOOK_S))
+    filling = [
+        in_background(partial(client.call_within, WAIT_S, fill_up, place, client.name, LIMIT)) for client in rig.clients
+    ]
+    assert all(each.result(WAIT_S) > 1 for each in filling)
+    most, _ = looking.result(WAIT_S)
+    last = rig.server.call(count, place)
+    assert last is not None
+    assert most <= LIMIT
+    assert 0.9 * LIMIT < last.size_bytes <= LIMIT
+
+
+def exchange(place: Path, times: int) -> None:
+    """One node takes a grant and gives it back, so often; each is an exchange."""
+    node = FillingNode(place, "a", LIMIT)
+    for _ in range(times):
+        node.account.change(lambda account: account.tell(node.account.holder, node.room._purse.to_tell()))
+
+
+@pytest.mark.parametrize(("nfs_version", "most"), [("3", 99), ("4.2", 99)])
+def test_exchange_costs_some_requests(a: NfsClient, nfs_version: str, most: int) -> None:
+    a.mount("large", nfs_version)
+    place = export_path("large") / "backing"
+    costs = []
+    for times in (2, 12):
+        before = a.mount_stats()
+        a.call(exchange, place, times)
+        costs.append((a.mount_stats() - before).operations)
+    print(costs)
+    assert sum(costs[1].values()) - sum(costs[0].values()) <= 10 * most
+
+
+def test_daemons_that_fill_at_once_keep_the_limit_and_tell_what_is_used(
+    rig: NfsRig, new_node: NewNode, version: SourceVersion
+) -> None:
+    for client in rig.clients:
+        client.mount("large", "4.2")
+    settings = {**SETTINGS, "backing": {**SETTINGS["backing"], "limit": "6MiB"}}
+    nodes = [new_node(client, settings=settings).start() for client in rig.clients]
+    looking = in_background(lambda: rig.server.call_within(WAIT_S, most_seen, nodes[0].backing, LOOK_S))
+    readers = Readers(version)
+    for number, node in enumerate(nodes):
+        readers.start(node, number)
+    readers.finish()
+    most, _ = looking.result(WAIT_S)
+    assert 3 * MIB < most <= 6 * MIB
+    for node in nodes:
+        assert node.stop() == 0
+    there = rig.server.call(count, nodes[0].backing)
+    assert there is not None
+    used = nodes[0].start().ask("status")["backing"]["used_bytes"]
+    assert abs(used - there.size_bytes) <= 6 * MIB / 100
