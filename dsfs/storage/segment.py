@@ -128,7 +128,7 @@ class SegmentFile:
         for block in lost:
             self._lose(filling, block)
         if lost:
-            self._fault("was cut short; %d blocks are fetched again", len(lost))
+            log.warning("segment %s was cut short; %d blocks are fetched again", self.identity, len(lost))
         if filling.stamp[0] < self.blocks.size:
             filling.fit()
 
@@ -173,13 +173,16 @@ class SegmentFile:
         reach("segment.map_written")
 
     @contextmanager
-    def _unless_removed(self) -> Iterator[None]:
+    def _unless_removed(self, read: Filling | None = None) -> Iterator[None]:
         """With NFSv3 an open file is stale when it has no name any more, and so is a map whose segment was sealed."""
         try:
             yield
         except OSError as exc:
             if exc.errno not in GONE:
                 raise
+            with self._lock:
+                if read is not None and self._filling is read:
+                    self.look_again(anew=True)
             raise BlockLostError(f"segment {self.identity} was sealed or removed while it was being filled") from exc
 
     @contextmanager
@@ -208,7 +211,7 @@ class SegmentFile:
         self._become_absent()
         self._look()
         if self.state is not State.SEALED:
-            self._fault("was removed while it was being filled")
+            log.warning("segment %s was removed while it was being filled", self.identity)
 
     def _note_changes(self, filling: Filling) -> None:
         """If somebody else changed the data, no block is trusted any more."""
@@ -336,8 +339,8 @@ class SegmentFile:
     def _read_checked(self, filling: Filling, first: int, end: int, buffer: memoryview) -> None:
         offset, length = extent(self.blocks, first, end)
         changes, fills = filling.changes, filling.fills[first:end]
-        reach("segment.read")
-        with filling.inside():
+        with filling.inside(), self._unless_removed(filling):
+            reach("segment.read")
             got = filling.data.read(buffer, length, offset)
         for block in range(first, end):
             at = self.blocks.offset(block) - offset
@@ -352,7 +355,7 @@ class SegmentFile:
                 if not is_right and filling.fills[block] != fills[block - first]:  # what was read may be what was bad
                     raise BlockLostError(f"segment {self.identity} was filled while it was read")
                 if not is_right and self.presence[block] != MISSING:
-                    self._fault("block %d is not what was written; it is dropped and fetched again", block)
+                    log.warning("segment %s block %d is not what was written; it is fetched anew", self.identity, block)
                     self._lose(filling, block)
                 elif self.presence[block] == UNCHECKED and filling.changes == changes:
                     self.presence.mark(block, TRUSTED)
@@ -384,9 +387,6 @@ class SegmentFile:
             if files is not None:
                 files.retire()
         self._filling = self._sealed = None
-
-    def _fault(self, what: str, *args: object) -> None:
-        log.warning("segment %s " + what, self.identity, *args)
 
     def check(self) -> None:
         """Assert the invariants (for tests)."""

@@ -1,7 +1,8 @@
 """What lies in one of the folders of segments/: what each segment takes, what was taken away, and the rest.
 
-Of a sealed segment that is known nothing is asked: it does not change, and another one has another inode, which the
-READDIR tells.  So a folder that has changed costs a READDIR and a look at what is new or being filled.
+Of a sealed segment that is known nothing is asked: it does not change, and if it was sealed anew, its bytes are the
+same.  That it was, which matters for when it was filled, the READDIR tells by another inode number, unless the old one
+is used again.  So a folder that has changed costs a READDIR and a look at what is new or being filled.
 
 Concurrency: blocking calls; other nodes may rename and unlink meanwhile.
 """
