@@ -43,11 +43,12 @@ def read_folder(
     found = Contents()
     strays = room_of(os.lstat(path))
     segments: dict[bytes, dict[str, os.DirEntry[str]]] = {}
+    fan = path.name
     with os.scandir(path) as names:
         for entry in names:
             found.entries += 1
             name, _, suffix = entry.name.partition(".")
-            if not _IDENTITY.fullmatch(name) or not name.startswith(path.name):
+            if not _IDENTITY.fullmatch(name) or not name.startswith(fan):
                 strays += _taken(entry)
             elif suffix and stamp_in(entry.name) is not None:
                 found.trash.append(trash.get(entry.name) or (entry.name, *_bytes_and_inodes(_taken(entry))))
