@@ -48,6 +48,7 @@ LAYOUTS = {
         "<!-- simulate:begin -->",
         "<!-- simulate:end -->",
     ),
+    "census": Layout((OURS,), (), "<!-- census:begin -->", "<!-- census:end -->"),
 }
 
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from dsfs.cache.heartbeat import Heartbeat
-from dsfs.cache.library import Version
+from dsfs.cache.versions import Version
 from dsfs.model.errors import BackingError
 from dsfs.model.nodes import Look
 

@@ -20,8 +20,9 @@ from dsfs.admin.warming import facts_of
 from dsfs.cache.datasets import Datasets
 from dsfs.cache.fill import Filler
 from dsfs.cache.health import BackingHealth
-from dsfs.cache.library import Generation, Library, Version
+from dsfs.cache.library import Library
 from dsfs.cache.open import Opener
+from dsfs.cache.versions import Generation, Version
 from dsfs.cache.warmer import Warmer
 from dsfs.model.blocks import RUN, pages
 from dsfs.model.errors import BackingError, DsfsError, NotFoundError

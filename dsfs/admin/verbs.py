@@ -11,7 +11,8 @@ from dsfs.admin.targets import text_of
 from dsfs.cache.datasets import Datasets
 from dsfs.cache.drop import Dropper
 from dsfs.cache.events import Events
-from dsfs.cache.library import Library, Version
+from dsfs.cache.library import Library
+from dsfs.cache.versions import Version
 from dsfs.metrics import Metrics
 from dsfs.model.errors import BusyError
 from dsfs.model.event import Kind

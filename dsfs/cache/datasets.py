@@ -5,8 +5,8 @@ Concurrency: the trio thread.
 
 from collections import Counter
 
-from dsfs.cache.library import Dataset
 from dsfs.cache.names import OriginPrefix
+from dsfs.cache.versions import Dataset
 from dsfs.config import Config, DatasetConfig
 from dsfs.metrics import OPERATIONS, Metrics
 from dsfs.storage.origin import Origin

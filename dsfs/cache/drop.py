@@ -16,11 +16,12 @@ import trio
 
 from dsfs.cache.fill import Filler
 from dsfs.cache.health import BackingHealth
-from dsfs.cache.library import Library, Version
+from dsfs.cache.library import Library
 from dsfs.cache.memory import Memory
 from dsfs.cache.pool import Pool
 from dsfs.cache.runs import ActiveSegment
 from dsfs.cache.segments import SegmentTable
+from dsfs.cache.versions import Version
 from dsfs.metrics import Metrics
 from dsfs.model.errors import BackingError, BackingSilentError, NoRoomError
 from dsfs.model.retention import NOTHING, Amount

@@ -19,9 +19,10 @@ import trio
 
 from dsfs import __version__
 from dsfs.cache.datasets import Datasets
-from dsfs.cache.library import Generation, Library
+from dsfs.cache.library import Library
 from dsfs.cache.segments import SegmentTable
 from dsfs.cache.tolerance import Tolerance
+from dsfs.cache.versions import Generation
 from dsfs.metrics import Metrics
 from dsfs.model.nodes import BEAT_S, Look
 from dsfs.model.recent import Recent

@@ -13,8 +13,9 @@ from collections.abc import Callable
 
 import trio
 
-from dsfs.cache.library import Library, Version
+from dsfs.cache.library import Library
 from dsfs.cache.tolerance import Tolerance
+from dsfs.cache.versions import Version
 from dsfs.model.lastuse import TOLD_EVERY_S
 from dsfs.model.retention import ACTIVE_S
 from dsfs.storage.lastuses import LastUses

@@ -6,10 +6,10 @@ segment is used) and never the origin.
 
 from dataclasses import dataclass
 
-from dsfs.cache.library import Generation
 from dsfs.cache.read import OpenFile
 from dsfs.cache.runs import ActiveSegment
 from dsfs.cache.segments import SegmentTable
+from dsfs.cache.versions import Generation
 from dsfs.model.blocks import BLOCK
 from dsfs.storage.catalog import Entry
 from dsfs.storage.residency import ResidencyIndex

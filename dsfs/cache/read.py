@@ -20,10 +20,10 @@ from dsfs.cache.ahead import Readahead
 from dsfs.cache.fetch import Fetcher, Patience
 from dsfs.cache.fill import Filler
 from dsfs.cache.health import BackingHealth
-from dsfs.cache.library import Generation
 from dsfs.cache.memory import Memory
 from dsfs.cache.pool import Pool
 from dsfs.cache.runs import ActiveSegment, Run
+from dsfs.cache.versions import Generation
 from dsfs.metrics import Metrics
 from dsfs.model.blocks import BLOCK, RUN, UniformBlocks, extent
 from dsfs.model.errors import BackingSilentError, BlockLostError

@@ -277,5 +277,5 @@ class ActiveSegment:
         sealed = file.state is State.SEALED
         bitmap = b"" if sealed else bitmap_of(file.presence)
         return SegmentRecord(
-            self.identity, sealed, file.resident_bytes, file.resident_blocks, len(file.blocks), bitmap, self.used_hour
+            self.identity, sealed, file.resident_bytes, file.presence.resident, len(file.blocks), bitmap, self.used_hour
         )

@@ -16,8 +16,9 @@ from functools import partial
 import trio
 
 from dsfs.cache.events import Events
-from dsfs.cache.library import Generation, Library
+from dsfs.cache.library import Library
 from dsfs.cache.open import Opener
+from dsfs.cache.versions import Generation
 from dsfs.cache.warmfill import Visit, WarmFiller
 from dsfs.cache.warmplan import Plan, make_plan
 from dsfs.model.errors import DsfsError, NotFoundError

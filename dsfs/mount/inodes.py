@@ -11,7 +11,7 @@ Two that collide get neighbouring tags.
 from dataclasses import dataclass
 from hashlib import blake2b
 
-from dsfs.cache.library import Dataset, Generation, Version
+from dsfs.cache.versions import Dataset, Generation, Version
 
 ROOT = 1
 INDEX_BITS = 33

@@ -21,9 +21,10 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError
 
-from dsfs.cache.library import Dataset, Generation, Library, Version
+from dsfs.cache.library import Library
 from dsfs.cache.open import Opener
 from dsfs.cache.read import OpenFile, Reader
+from dsfs.cache.versions import Dataset, Generation, Version
 from dsfs.metrics import Metrics
 from dsfs.model.errors import DsfsError, NotFoundError
 from dsfs.model.keys import NAME_MAX

@@ -19,6 +19,11 @@ class Presence(bytearray):
         self._blocks = blocks
         self.bytes = 0
 
+    @property
+    def resident(self) -> int:
+        """How many blocks are not missing."""
+        return len(self) - self.count(MISSING)
+
     def mark(self, block: int, state: int) -> None:
         if (self[block] == MISSING) != (state == MISSING):
             taken = pages(self._blocks.length(block))

@@ -71,10 +71,6 @@ class SegmentFile:
         return self.presence.bytes
 
     @property
-    def resident_blocks(self) -> int:
-        return len(self.presence) - self.presence.count(MISSING)
-
-    @property
     def is_complete(self) -> bool:
         return MISSING not in self.presence
 
@@ -131,7 +127,7 @@ class SegmentFile:
         for block in lost:
             self._lose(filling, block)
         if lost:
-            self._fault("was cut short; %d blocks are fetched again", len(lost))
+            log.warning("segment %s was cut short; %d blocks are fetched again", self.identity, len(lost))
         if filling.stamp[0] < self.blocks.size:
             filling.fit()
 
@@ -207,7 +203,7 @@ class SegmentFile:
         self._become_absent()
         self._look()
         if self.state is not State.SEALED:
-            self._fault("was removed while it was being filled")
+            log.warning("segment %s was removed while it was being filled", self.identity)
 
     def _note_changes(self, filling: Filling) -> None:
         """If somebody else changed the data, no block is trusted any more."""
@@ -335,9 +331,15 @@ class SegmentFile:
     def _read_checked(self, filling: Filling, first: int, end: int, buffer: memoryview) -> None:
         offset, length = extent(self.blocks, first, end)
         changes, fills = filling.changes, filling.fills[first:end]
-        reach("segment.read")
-        with filling.inside():
-            got = filling.data.read(buffer, length, offset)
+        try:
+            with filling.inside(), unless_removed(self.identity):
+                reach("segment.read")
+                got = filling.data.read(buffer, length, offset)
+        except BlockLostError:
+            with self._lock:
+                if self._filling is filling:
+                    self.look_again(anew=True)
+            raise
         for block in range(first, end):
             at = self.blocks.offset(block) - offset
             stop = at + self.blocks.length(block)
@@ -351,7 +353,7 @@ class SegmentFile:
                 if not is_right and filling.fills[block] != fills[block - first]:  # what was read may be what was bad
                     raise BlockLostError(f"segment {self.identity} was filled while it was read")
                 if not is_right and self.presence[block] != MISSING:
-                    self._fault("block %d is not what was written; it is dropped and fetched again", block)
+                    log.warning("segment %s block %d is not what was written; it is fetched anew", self.identity, block)
                     self._lose(filling, block)
                 elif self.presence[block] == UNCHECKED and filling.changes == changes:
                     self.presence.mark(block, TRUSTED)
@@ -384,9 +386,6 @@ class SegmentFile:
             if files is not None:
                 files.retire()
         self._filling = self._sealed = None
-
-    def _fault(self, what: str, *args: object) -> None:
-        log.warning("segment %s " + what, self.identity, *args)
 
     def check(self) -> None:
         """Assert the invariants (for tests)."""

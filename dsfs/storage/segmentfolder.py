@@ -1,7 +1,8 @@
 """What lies in one of the folders of segments/: what each segment takes, what was taken away, and the rest.
 
-Of a sealed segment that is known nothing is asked: it does not change, and another one has another inode, which the
-READDIR tells.  So a folder that has changed costs a READDIR and a look at what is new or being filled.
+Of a sealed segment that is known nothing is asked: it does not change, and if it was sealed anew, its bytes are the
+same.  That it was, which matters for when it was filled, the READDIR tells by another inode number, unless the old one
+is used again.  So a folder that has changed costs a READDIR and a look at what is new or being filled.
 
 Concurrency: blocking calls; other nodes may rename and unlink meanwhile.
 """
@@ -42,11 +43,12 @@ def read_folder(
     found = Contents()
     strays = room_of(os.lstat(path))
     segments: dict[bytes, dict[str, os.DirEntry[str]]] = {}
+    fan = path.name
     with os.scandir(path) as names:
         for entry in names:
             found.entries += 1
             name, _, suffix = entry.name.partition(".")
-            if not _IDENTITY.fullmatch(name) or not name.startswith(path.name):
+            if not _IDENTITY.fullmatch(name) or not name.startswith(fan):
                 strays += _taken(entry)
             elif suffix and stamp_in(entry.name) is not None:
                 found.trash.append(trash.get(entry.name) or (entry.name, *_bytes_and_inodes(_taken(entry))))

@@ -20,7 +20,7 @@ from dsfs.cache.fetch import Fetcher
 from dsfs.cache.fill import Filler
 from dsfs.cache.health import BackingHealth
 from dsfs.cache.lanes import Lanes
-from dsfs.cache.library import Dataset, Library
+from dsfs.cache.library import Library
 from dsfs.cache.memory import RESIDENT_BYTES, Memory, fills_at_once
 from dsfs.cache.names import OriginPrefix
 from dsfs.cache.open import Opener
@@ -30,6 +30,7 @@ from dsfs.cache.recovery import Recovery
 from dsfs.cache.roomkeeper import RoomKeeper
 from dsfs.cache.segments import SegmentTable
 from dsfs.cache.shares import ShareBook
+from dsfs.cache.versions import Dataset
 from dsfs.cache.warm import ALL, THIS, Services
 from dsfs.cache.warmer import Warmer
 from dsfs.cache.warmfill import WarmFiller

@@ -57,10 +57,10 @@ def test_full_file_system_is_reported_and_filled_again_once_there_is_room(tmp_pa
         room.failed(caught.value)
         assert "no room" in room.why_not_filling()
         sample.assert_right_or_lost(file)
-        assert file.resident_blocks == written
+        assert file.presence.resident == written
         sample.close()
         file = sample.file()
-        assert file.resident_blocks == written
+        assert file.presence.resident == written
         sample.assert_right_or_lost(file)
         ballast.unlink()
         with pytest.raises(NoRoomError):

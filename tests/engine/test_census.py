@@ -14,7 +14,7 @@ from dsfs.model.retention import Amount
 from dsfs.storage.catalog_build import build_catalog
 from dsfs.storage.generations import CATALOG, SEGMENTS, SUMMARY, GenerationStore
 from dsfs.storage.segmentlist import list_segments
-from tests.engine.census_sample import PAGE, Place, identity, ids
+from tests.rig.censused import PAGE, Place, identity, ids
 
 A, B = ("photos", "v1", "aa" * 20), ("photos", "v1", "bb" * 20)
 OTHER = ("photos", "v2", "cc" * 20)
@@ -22,7 +22,7 @@ OTHER = ("photos", "v2", "cc" * 20)
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Place]:
-    made = Place(tmp_path)
+    made = Place(tmp_path / "one", tmp_path / "backing")
     yield made
     made.census.close()
 

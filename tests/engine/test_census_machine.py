@@ -16,7 +16,7 @@ from hypothesis.stateful import (
 
 from dsfs.model.retention import NOTHING
 from dsfs.storage.trash import Trash
-from tests.engine.census_sample import Place, identity, ids
+from tests.rig.censused import Place, held_in, identity, ids
 
 NUMBERS = st.integers(0, 7)
 KEYS = st.sampled_from([("photos", f"v{version}", name * 20) for version in (1, 2) for name in ("aa", "bb")])
@@ -28,7 +28,7 @@ class Nodes(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self._folder = tempfile.TemporaryDirectory()
-        self.place = Place(Path(self._folder.name))
+        self.place = Place(Path(self._folder.name, "state"), Path(self._folder.name, "backing"))
         self.trash = Trash(self.place.backing)
         self.stamp_ns = 1
         self.is_counted = False
@@ -103,7 +103,7 @@ class Nodes(RuleBasedStateMachine):
     @invariant()
     def is_right(self) -> None:
         self.place.assert_right()
-        owned = {name for segments in self.place.held().values() for name in segments}
+        owned = {name for segments in held_in(self.place.backing.path).values() for name in segments}
         assert owned.isdisjoint(ids(self.place.census.orphans()))
 
 

@@ -15,16 +15,15 @@ from dsfs.model.retention import NOTHING
 from dsfs.storage import censusfile
 from dsfs.storage.generations import CATALOG, SUMMARY
 from dsfs.storage.trash import Trash
-from tests.engine.backing_sample import directory
-from tests.engine.census_sample import Place, identity, ids
 from tests.engine.stopping import DiedError, stopping_at
+from tests.rig.censused import Place, identity, ids
 
 A, B = ("photos", "v1", "aa" * 20), ("photos", "v1", "bb" * 20)
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Place]:
-    made = Place(tmp_path)
+    made = Place(tmp_path / "one", tmp_path / "backing")
     yield made
     made.census.close()
 
@@ -97,7 +96,7 @@ def test_generation_that_goes_and_stops_at_any_step_is_wholly_there_or_trash(
     tmp_path: Path, error: BaseException
 ) -> None:
     for step in count(1):
-        place = Place(tmp_path / str(step))
+        place = Place(tmp_path / str(step), tmp_path / f"backing-{step}")
         for key in (A, B):
             place.place(key, [1])
         place.scan()
@@ -145,11 +144,11 @@ def test_census_that_is_lost_is_made_anew(place: Place) -> None:
 
 
 def test_census_of_another_directory_is_made_anew(tmp_path: Path) -> None:
-    one = Place(tmp_path)
+    one = Place(tmp_path / "one", tmp_path / "backing")
     one.seal(1)
     one.scan()
     one.census.close()
-    other = Place(tmp_path, backing=directory(tmp_path / "other"))
+    other = Place(tmp_path / "one", tmp_path / "other")
     other.scan()
     other.assert_right()
     other.census.close()
@@ -161,7 +160,7 @@ def test_round_that_stops_at_any_step_is_made_up_for_by_the_next(
 ) -> None:
     monkeypatch.setattr(censusfile, "BATCH", 2)  # stops lie in the middle of a generation, too
     for step in count(1):
-        place = Place(tmp_path / str(step))
+        place = Place(tmp_path / str(step), tmp_path / f"backing-{step}")
         for number in range(5):
             place.seal(number)
         place.place(A, list(range(5)))
@@ -220,4 +219,4 @@ def test_folder_that_went_and_came_back_is_found_again(place: Place, tmp_path: P
 def test_disk_that_takes_no_census_is_said_so(tmp_path: Path) -> None:
     (tmp_path / "one" / "census.mdb").mkdir(parents=True)
     with pytest.raises(BackingError, match="census"):
-        Place(tmp_path)
+        Place(tmp_path / "one", tmp_path / "backing")

@@ -14,7 +14,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from dsfs.admin import queries
 from dsfs.cache.lastuse import FIRST_FORGET_S, LOOK_S, UseRecorder
-from dsfs.cache.library import Version
+from dsfs.cache.versions import Version
 from dsfs.model.lastuse import FORGOTTEN_AFTER_S, TOLD_EVERY_S
 from dsfs.model.retention import ACTIVE_S
 from dsfs.storage.residency import hour_of

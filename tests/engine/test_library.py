@@ -6,7 +6,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from dsfs.cache.library import ERROR_BELIEVED_S, Library, Version
+from dsfs.cache.library import ERROR_BELIEVED_S, Library
+from dsfs.cache.versions import Version
 from dsfs.model.errors import (
     AccessDeniedError,
     DriftedError,

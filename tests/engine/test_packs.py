@@ -115,7 +115,7 @@ async def test_member_that_fails_leaves_the_others_of_its_pack_filled(tmp_path: 
         assert errors == {drifted: DriftedError, refused: AccessDeniedError}
         await engine.settle()
         assert file.segment is not None
-        assert file.segment.file.resident_blocks == 58
+        assert file.segment.file.presence.resident == 58
         engine.opener.release(file)
     good = [path for path in asked_for(origin) if path not in errors]
     assert sorted(good) == sorted(contents.keys() - errors)

@@ -59,9 +59,9 @@ def record_of(file: SegmentFile) -> SegmentRecord:
     sealed = file.state is State.SEALED
     bitmap = b"" if sealed else bitmap_of(file.presence)
     data = file.path if sealed else file.path.with_suffix(".part")
-    hour = hour_of(data.stat().st_mtime) if file.resident_blocks else 0
+    hour = hour_of(data.stat().st_mtime) if file.presence.resident else 0
     return SegmentRecord(
-        file.identity, sealed, file.resident_bytes, file.resident_blocks, len(file.blocks), bitmap, hour
+        file.identity, sealed, file.resident_bytes, file.presence.resident, len(file.blocks), bitmap, hour
     )
 
 

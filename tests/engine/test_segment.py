@@ -33,7 +33,7 @@ def sample(request: pytest.FixtureRequest, folder: Path) -> Iterator[Sample]:
 def test_absent_segment_has_no_block_and_makes_no_file(sample: Sample) -> None:
     file = sample.file()
     assert file.state is State.ABSENT
-    assert (file.resident_blocks, file.resident_bytes, file.is_complete) == (0, 0, False)
+    assert (file.presence.resident, file.resident_bytes, file.is_complete) == (0, 0, False)
     assert not file.seal()
     assert not sample.names()
 
@@ -46,9 +46,9 @@ def test_blocks_filled_in_any_order_are_read_back_and_sealed(sample: Sample, see
     for number, block in enumerate(order, 1):
         assert not file.seal()
         sample.fill(file, block, block + 1)
-        assert file.resident_blocks == number
+        assert file.presence.resident == number
         sample.assert_right_or_lost(file)
-        assert file.resident_blocks == number
+        assert file.presence.resident == number
     assert file.resident_bytes == sum(pages(sample.blocks.length(block)) for block in order)
     assert file.seal()
     assert file.state is State.SEALED
@@ -74,9 +74,9 @@ def test_filling_segment_is_taken_up_again_after_a_restart(sample: Sample) -> No
     sample.close()
     file = sample.file()
     assert file.state is State.FILLING
-    assert file.resident_blocks == len(sample.blocks) - 1
+    assert file.presence.resident == len(sample.blocks) - 1
     sample.assert_right_or_lost(file)
-    assert file.resident_blocks == len(sample.blocks) - 1
+    assert file.presence.resident == len(sample.blocks) - 1
     sample.complete(file)
 
 
@@ -146,7 +146,7 @@ def test_write_that_is_overtaken_by_a_drop_says_so(sample: Sample, monkeypatch: 
     monkeypatch.setattr(faultpoint, "hook", lambda point: file.drop() if point == "segment.data" else None)
     with pytest.raises(BlockLostError):
         sample.fill(file, 0, 1)
-    assert not file.resident_blocks
+    assert not file.presence.resident
     assert not sample.names()
 
 
@@ -156,7 +156,7 @@ def test_write_to_a_file_that_is_stale_loses_its_blocks_and_is_no_fault_of_the_m
 ) -> None:
     """As with NFSv3 when another node has just sealed the segment: its map has no name any more."""
     file = sample.partly_filled()
-    before = file.resident_blocks
+    before = file.presence.resident
 
     def stale(reached: str) -> None:
         if reached == point:
@@ -165,7 +165,7 @@ def test_write_to_a_file_that_is_stale_loses_its_blocks_and_is_no_fault_of_the_m
     monkeypatch.setattr(faultpoint, "hook", stale)
     with pytest.raises(BlockLostError):
         sample.fill(file, before, before + 1)
-    assert file.resident_blocks == before
+    assert file.presence.resident == before
 
 
 def test_seal_that_finds_the_map_stale_is_no_fault_of_the_medium(
@@ -254,7 +254,7 @@ def test_node_whose_files_were_dropped_by_another_begins_again(sample: Sample) -
     sample.fill(one, 1, len(sample.blocks))
     two.drop()
     sample.fill(one, 0, 1)
-    assert one.resident_blocks == 1
+    assert one.presence.resident == 1
     sample.complete(one)
 
 

@@ -40,7 +40,7 @@ def test_flipped_byte_of_a_filling_segment_costs_its_block(sample: Sample, *, re
         file = sample.file()
     sample.assert_right_or_lost(file)
     assert not file.presence[2]
-    assert file.resident_blocks == len(sample.blocks) - 2
+    assert file.presence.resident == len(sample.blocks) - 2
     sample.complete(file)
 
 
@@ -96,7 +96,7 @@ def test_flipped_byte_of_a_sealed_segment_costs_its_block(sample: Sample, *, res
         file = sample.file()
     sample.assert_right_or_lost(file)
     assert file.state is State.FILLING
-    assert file.resident_blocks == len(sample.blocks) - 1
+    assert file.presence.resident == len(sample.blocks) - 1
     sample.complete(file)
 
 
@@ -109,7 +109,7 @@ def test_touched_sealed_segment_is_checked_and_sealed_again(sample: Sample, *, r
         sample.close()
         file = sample.file()
     sample.assert_right_or_lost(file)
-    assert file.resident_blocks == len(sample.blocks)
+    assert file.presence.resident == len(sample.blocks)
     assert file.seal()
     sample.complete(file)
 
@@ -180,7 +180,7 @@ def test_part_replaced_by_zeros_under_its_map_is_no_data(sample: Sample) -> None
     sample.beside(".part").write_bytes(bytes(sample.blocks.size))
     file = sample.file()
     sample.assert_right_or_lost(file)
-    assert not file.resident_blocks
+    assert not file.presence.resident
     sample.complete(file)
 
 

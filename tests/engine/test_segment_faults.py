@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 from dsfs.model.errors import BlockLostError
-from dsfs.storage.segment import SegmentFile
+from dsfs.storage import faultpoint
+from dsfs.storage.filesystem import FileSystem
+from dsfs.storage.filling import remove_all
+from dsfs.storage.segment import SegmentFile, State
 from tests.engine.segment_sample import TABLES, Sample, flip, medium, touch
 from tests.engine.stopping import DiedError, stopping_at
 
@@ -189,7 +192,7 @@ def test_segment_that_cannot_be_looked_at_stays_closed_and_loses_nothing(
             attempt(file.open)
         file.check()
         file.open()
-        assert file.resident_blocks == len(sample.blocks) - (prepare is Sample.partly_filled)
+        assert file.presence.resident == len(sample.blocks) - (prepare is Sample.partly_filled)
         sample.complete(file)
         sample.close()
         if not stop.was_reached:
@@ -228,7 +231,31 @@ def test_flush_that_failed_is_not_believed_the_second_time(
         patch.setattr("os.fsync", refuse)
         with pytest.raises(OSError, match="lost"):
             file.seal()
-    assert not file.resident_blocks
+    assert not file.presence.resident
     assert not sample.names()
     sample.complete(file)
+    sample.close()
+
+
+@pytest.mark.parametrize("is_begun_anew", [False, True])
+def test_stale_file_of_a_filling_is_a_miss_and_what_is_there_instead_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_begun_anew: bool
+) -> None:
+    """As NFSv3 says of a file that another node has removed."""
+    sample = Sample(tmp_path, TABLES["large"])
+    file = sample.partly_filled()
+    remove_all(sample.path, FileSystem("ext4"))
+    if is_begun_anew:
+        sample.fill(sample.file(), 0, 1)
+
+    def is_stale(point: str) -> None:
+        if point == "segment.read":
+            monkeypatch.setattr(faultpoint, "hook", None)
+            raise OSError(errno.ESTALE, "stale")
+
+    monkeypatch.setattr(faultpoint, "hook", is_stale)
+    with pytest.raises(BlockLostError):
+        sample.read(file, 1, 2)
+    assert file.state is (State.FILLING if is_begun_anew else State.ABSENT)
+    assert file.presence.resident == is_begun_anew
     sample.close()

@@ -140,5 +140,5 @@ async def test_run_of_a_warm_that_readahead_wants_is_claimed_before_those_of_war
         engine.fetcher.ahead(segment, 0, 32, 32, Discarding.SETTLED)
         assert (run.priority, run.unhurried, ticket.priority) == (Priority.AHEAD, Priority.AHEAD, Priority.AHEAD)
         await engine.settle()
-        assert segment.file.resident_blocks == 32
+        assert segment.file.presence.resident == 32
         engine.opener.release(file)

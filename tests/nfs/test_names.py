@@ -9,6 +9,7 @@ import pytest
 from dsfs.storage.filesystem import file_system_of, open_existing
 from dsfs.storage.filling import remove_all
 from tests.rig.background import in_background
+from tests.rig.bell import Bell
 from tests.rig.nfs.client import NfsClient
 from tests.rig.nfs.server import export_path
 
@@ -17,31 +18,11 @@ ROUNDS = 50
 TIMEOUT_S = 60
 
 
-class Bell:
-    """A file that both nodes have without NFS: one rings by a byte more, the other waits for it."""
-
-    def __init__(self, path: Path) -> None:
-        path.touch()
-        self._path = path
-        self._heard = 0
-
-    def ring(self) -> None:
-        with self._path.open("ab") as file:
-            file.write(b".")
-
-    def wait(self) -> None:
-        self._heard += 1
-        deadline = time.monotonic() + TIMEOUT_S
-        while self._path.stat().st_size < self._heard:
-            assert time.monotonic() < deadline
-            os.sched_yield()  # not asleep: it is about milliseconds
-
-
 def make_when_told(folder: Path, bells: Path, pause_s: float) -> None:
     """Each time that the bell rings make the next file, after a pause, and ring the other."""
     told, made = Bell(bells / "told"), Bell(bells / "made")
     for number in range(ROUNDS):
-        told.wait()
+        told.wait(TIMEOUT_S)
         time.sleep(pause_s)
         (folder / str(number)).touch()
         made.ring()
@@ -56,7 +37,7 @@ def count_unseen(folder: Path, bells: Path) -> int:
         path = folder / str(number)
         assert open_existing(path, fs) is None
         told.ring()
-        made.wait()
+        made.wait(TIMEOUT_S)
         fd = open_existing(path, fs)
         if fd is None:
             unseen += 1

@@ -1,4 +1,4 @@
-"""A backing directory with segments and generations, its census, and a plain recount of it."""
+"""A backing directory with plain segments and generations, its census, and a recount that walks."""
 
 import os
 from collections.abc import Iterable
@@ -11,9 +11,8 @@ from dsfs.storage.backing import BackingDirectory
 from dsfs.storage.census import Census, HeldSegment
 from dsfs.storage.censusscan import DAY_NS, SAFE_NS, Scan
 from dsfs.storage.filesystem import replace_file
-from dsfs.storage.generations import CATALOG, SEGMENTS, GenerationStore, PlacedGeneration
-from dsfs.storage.segmentlist import SegmentList
-from tests.engine.backing_sample import directory
+from dsfs.storage.generations import SEGMENTS, GenerationStore, PlacedGeneration
+from dsfs.storage.segmentlist import IDENTITY_BYTES, SegmentList
 
 PAGE = 4096
 
@@ -27,18 +26,14 @@ def ids(segments: Iterable[HeldSegment]) -> list[str]:
     return [segment.identity for segment in segments]
 
 
-def taken(path: Path) -> Amount:
-    found = os.lstat(path)
-    return Amount(found.st_blocks * 512, 1)
-
-
 class Place:
-    """A node, as far as its census goes; `now_ns` is the server's time, which goes on by hand."""
+    """A node, as far as its census goes, with its state at `state`; `now_ns` is the server's time, which goes on by
+    hand."""
 
-    def __init__(self, tmp_path: Path, name: str = "one", backing: BackingDirectory | None = None) -> None:
-        self.state = tmp_path / name
+    def __init__(self, state: Path, backing: Path) -> None:
+        self.state = state
         self.state.mkdir(parents=True, exist_ok=True)
-        self.backing = backing or directory(tmp_path / "backing")
+        self.backing = BackingDirectory(backing)
         self.store = GenerationStore(
             self.state / "catalogs", self.backing.generations, self.backing.file_system, lambda size: nullcontext()
         )
@@ -96,39 +91,10 @@ class Place:
         self.store.share(dataset, version, placed)
         return placed
 
-    # ---------------------------------------------------------------- a plain recount
-
-    def recount(self) -> Amount:
-        """Everything."""
-        found = [self.backing.path, *self.backing.path.rglob("*")]
-        each = [os.lstat(path) for path in found]
-        assert len({(stat.st_ino) for stat in each}) == len(each)
-        return Amount(sum(stat.st_blocks * 512 for stat in each), len(each))
-
-    def held(self) -> dict[VersionKey, dict[str, Amount]]:
-        """By generation and segment."""
-        by_generation = {}
-        for file in self.backing.generations.glob(f"*/*/*/{SEGMENTS}"):
-            if ".trash-" in file.parent.name or not (file.parent / CATALOG).exists():
-                continue
-            raw = file.read_bytes()
-            names = [raw[at : at + 20].hex() for at in range(0, len(raw), 20)]
-            dataset, version, generation = file.parts[-4:-1]
-            room = {name: self._room(name) for name in names}
-            by_generation[dataset, version, generation] = {k: v for k, v in room.items() if v.inodes}
-        return by_generation
-
-    def _room(self, name: str) -> Amount:
-        found = Amount()
-        for path in (self.backing.path / "segments").glob(f"*/{name}*"):
-            if ".trash-" not in path.name:
-                found += taken(path)
-        return found
-
     def assert_right(self) -> None:
         """What the census says is what a recount says."""
-        assert self.census.total() == self.recount()
-        held = self.held()
+        assert self.census.total() == recount(self.backing.path)
+        held = held_in(self.backing.path)
         generations = {generation.key: generation for generation in self.census.generations()}
         assert generations.keys() == held.keys()
         for key, segments in held.items():
@@ -140,3 +106,30 @@ class Place:
                 assert set(each.others) == {other for other in held if other != key and name in held[other]}
         hidden = {str(path.relative_to(self.backing.path)) for path in self.backing.path.rglob("*.trash-*")}
         assert {trashed.name for trashed in self.census.trash()} == hidden
+
+
+def recount(backing: Path) -> Amount:
+    """What everything takes."""
+    found = [os.lstat(path) for path in (backing, *backing.rglob("*"))]
+    assert len({stat.st_ino for stat in found}) == len(found)
+    return Amount(sum(stat.st_blocks * 512 for stat in found), len(found))
+
+
+def held_in(backing: Path) -> dict[VersionKey, dict[str, Amount]]:
+    """What there is of each generation, by segment."""
+    held = {}
+    for file in (backing / "versions").glob(f"*/*/*/{SEGMENTS}"):
+        if ".trash-" in file.parent.name:
+            continue
+        raw = file.read_bytes()
+        names = [raw[at : at + IDENTITY_BYTES].hex() for at in range(0, len(raw), IDENTITY_BYTES)]
+        dataset, version, generation = file.parts[-4:-1]
+        taken = {name: _taken(backing, name) for name in names}
+        held[dataset, version, generation] = {name: amount for name, amount in taken.items() if amount.inodes}
+    return held
+
+
+def _taken(backing: Path, name: str) -> Amount:
+    files = [path for path in (backing / "segments").glob(f"*/{name}*") if ".trash-" not in path.name]
+    found = [os.lstat(path) for path in files]
+    return Amount(sum(stat.st_blocks * 512 for stat in found), len(found))

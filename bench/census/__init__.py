@@ -1,0 +1,1 @@
+"""What a round of the census takes where much is cached."""
