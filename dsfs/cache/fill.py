@@ -26,6 +26,7 @@ from dsfs.metrics import Metrics
 from dsfs.model.allotment import Refusal
 from dsfs.model.blocks import extent, pages
 from dsfs.model.errors import BackingError, BlockLostError, NoRoomError
+from dsfs.model.nodes import VersionKey
 from dsfs.storage.backing import BackingDirectory
 from dsfs.storage.claim import look, see
 from dsfs.storage.residency import ResidencyIndex, SegmentRecord, hour_of
@@ -97,16 +98,16 @@ class Filler:
     # ---------------------------------------------------------------- in a worker thread
 
     def _fill(self, run: Run, extents: list[tuple[int, int]]) -> None:
-        reserved, filled = 0, True
+        reserved, filled, owner = 0, True, run.segment.owner
         try:
             for first, end in extents:  # each, also behind a failure
-                room = self._reserve(run, first, end)
+                room = self._reserve(run, owner, first, end)
                 reserved += room
                 if not room:
                     filled = False
                     continue
                 if not self._is_filled(run, first, end) and not self._write(run, first, end):
-                    self.shares.give_back(run.segment.owner, room)
+                    self.shares.give_back(owner, room)
                     filled = False
         except Exception:
             filled = False
@@ -124,16 +125,16 @@ class Filler:
             return False  # the write will tell
         return found is not None and found.end >= end
 
-    def _reserve(self, run: Run, first: int, end: int) -> int:
-        """Take the room of these blocks out of limit and floor; 0 if there is none, or their version may have none."""
+    def _reserve(self, run: Run, owner: VersionKey | None, first: int, end: int) -> int:
+        """Take the room of these blocks out of limit, floor and share; 0 if there is none."""
         length = extent(run.segment.file.blocks, first, end)[1]
-        if not self.shares.take(run.segment.owner, pages(length)):
+        if not self.shares.take(owner, pages(length)):
             self._skipped(length, Refusal.SHARE.value)
             return 0
         try:
             self.backing.reserve(pages(length))
         except NoRoomError as exc:
-            self.shares.give_back(run.segment.owner, pages(length))
+            self.shares.give_back(owner, pages(length))
             self._skipped(length, exc.reason)
             return 0
         return pages(length)
