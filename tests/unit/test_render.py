@@ -208,7 +208,8 @@ def test_nodes_tell_what_is_read_or_warmed_and_not_what_was_a_moment_ago() -> No
     def row(**use: object) -> str:
         usage = USAGE | {"versions": [USAGE["versions"][0] | use]}
         first, *others = NODES["nodes"]
-        return Page(NOW_S).nodes(NODES | {"nodes": [first | {"usage": usage}, *others]}).splitlines()[1]
+        page = Page(NOW_S).nodes(NODES | {"nodes": [first | {"usage": usage}, *others]})
+        return page.splitlines()[1].rstrip()
 
     assert row(open_files=0, is_warmed=True).endswith("photos/v1 (warming)")
     assert "photos" not in row(open_files=0)
