@@ -19,7 +19,9 @@ def make(path: Path, segments: int, versions: int) -> None:
     backing = BackingDirectory(path)
     _place(path, range(segments))
     with tempfile.TemporaryDirectory() as local:
-        store = GenerationStore(Path(local, "catalogs"), backing.generations, backing.file_system, lambda size: nullcontext())
+        store = GenerationStore(
+            Path(local, "catalogs"), backing.generations, backing.file_system, lambda size: nullcontext()
+        )
         for version in range(versions):
             built = Path(local, "built.mdb")
             built.write_bytes(bytes(4096))

@@ -5,7 +5,7 @@ A node knows what was held when it was counted, and what it has filled itself si
 not see: so what is left is cut in equal parts for the nodes that use the version.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -76,32 +76,36 @@ def shares_in(content: bytes) -> Shares:
 class Fillings:
     """What this node has filled of each version, by when, and may fill yet.  Times are seconds of its own clock."""
 
-    _filled: dict[VersionKey, int] = field(default_factory=dict)
-    _moments: deque[tuple[float, dict[VersionKey, int]]] = field(default_factory=deque)
-    _shares: dict[VersionKey, tuple[Share, int]] = field(default_factory=dict)  # with what was filled by then
+    _lately: Counter[VersionKey] = field(default_factory=Counter)  # since it looked last at the shares
+    _before: deque[tuple[float, Counter[VersionKey]]] = field(default_factory=deque)  # between two looks, until then
+    _shares: dict[VersionKey, tuple[Share, int]] = field(default_factory=dict)  # with what was filled until that look
 
     def note(self, key: VersionKey, size_bytes: int) -> None:
         """So much is filled just now; negative: was not filled after all."""
-        self._filled[key] = self._filled.get(key, 0) + size_bytes
+        self._lately[key] += size_bytes
 
     def learn(self, shares: Iterable[Share], counted_s: float, now_s: float) -> None:
         """These are the shares; what versions hold was counted at that moment."""
-        while self._moments and now_s - self._moments[0][0] > BELIEVED_S:
-            self._moments.popleft()
-        before = next((filled for moment_s, filled in reversed(self._moments) if moment_s <= counted_s), {})
-        self._moments.append((now_s, dict(self._filled)))
-        self._shares = {share.key: (share, before.get(share.key, 0)) for share in shares}
+        self._before.append((now_s, self._lately))
+        self._lately = Counter()
+        while now_s - self._before[0][0] > BELIEVED_S:
+            self._before.popleft()
+        since: Counter[VersionKey] = Counter()
+        for until_s, filled in self._before:
+            if until_s > counted_s:
+                since.update(filled)
+        self._shares = {share.key: (share, since[share.key]) for share in shares}
 
     def share(self, key: VersionKey) -> Share | None:
         """That of the version, with what this node has filled since; None: there is none, and no limit."""
         if key not in self._shares:
             return None
-        share, before = self._shares[key]
-        return replace(share, held_bytes=share.held_bytes + self._filled.get(key, 0) - before)
+        share, since = self._shares[key]
+        return replace(share, held_bytes=share.held_bytes + since + self._lately[key])
 
     def has_room(self, key: VersionKey, size_bytes: int) -> bool:
         """Whether so much more of the version may be filled by this node."""
         if key not in self._shares:
             return True
-        share, before = self._shares[key]
-        return self._filled.get(key, 0) - before + size_bytes <= share.left_bytes // share.nodes
+        share, since = self._shares[key]
+        return since + self._lately[key] + size_bytes <= share.left_bytes // share.nodes

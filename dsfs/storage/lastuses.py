@@ -67,7 +67,7 @@ class LastUses:
 
     def begin(self, dataset: str, version: str, now_ns: int) -> None:
         """A use of the version begins on this node; if nobody has told of it lately, by the server's clock, it is
-        another one (8 requests, else 4).  OSError.
+        another one (9 requests, else 6).  OSError.
         """
         path = self._path / name_of(dataset, version)
         reach("lastuses.touch")

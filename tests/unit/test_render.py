@@ -204,6 +204,25 @@ def test_nodes_are_shown_with_what_they_do_while_they_are_alive() -> None:
     assert rows[3] == ["?", "00dd", "unknown"]
 
 
+def test_nodes_tell_what_is_read_or_warmed_and_not_what_was_a_moment_ago() -> None:
+    def row(**use: object) -> str:
+        usage = USAGE | {"versions": [USAGE["versions"][0] | use]}
+        first, *others = NODES["nodes"]
+        page = Page(NOW_S).nodes(NODES | {"nodes": [first | {"usage": usage}, *others]})
+        return page.splitlines()[1].rstrip()
+
+    assert row(open_files=0, is_warmed=True).endswith("photos/v1 (warming)")
+    assert "photos" not in row(open_files=0)
+
+
+def test_status_tells_of_a_version_that_holds_its_share() -> None:
+    share = {"allotted_bytes": 2**34, "held_bytes": 2**34, "is_full": True}
+    line = "speech/v1: holds 16.0 GiB of the 16.0 GiB that it may; what else is read of it is not kept"
+    for told, is_shown in ((share, True), (share | {"is_full": False}, False)):
+        versions = [STATUS["versions"][0] | {"share": told}]
+        assert (line in Page(NOW_S).status(STATUS | {"versions": versions}).splitlines()) is is_shown
+
+
 def test_nodes_end_with_what_is_in_use_and_what_is_wrong() -> None:
     lines = nodes_page().splitlines()
     assert lines[7].split() == ["photos/v1", "0123456789ab", "3", "gpu1,", "gpu1"]
