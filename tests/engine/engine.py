@@ -236,9 +236,10 @@ class Engine:
         return sum(entry.stat().st_blocks * 512 for entry in self.backing.segment_files())
 
     def surplus_bytes(self) -> int:
-        """What this node, if it is the only one, takes for used beyond what segments and catalogs are."""
-        there = [count(folder) for folder in (self.backing.path / "segments", self.backing.generations)]
-        return self.room.used_bytes - sum(found.size_bytes for found in there if found is not None)
+        """What this node, if it is the only one, takes for used beyond what is there."""
+        there = count(self.backing.path)
+        assert there is not None
+        return self.room.used_bytes - there.size_bytes
 
     def check(self) -> None:
         """Assert all invariants that hold between any two steps."""

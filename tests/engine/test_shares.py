@@ -167,14 +167,14 @@ async def test_shares_are_seen_soon_and_believed_while_somebody_counts(
         assert engine.shares.has_room(None, 1)
 
         faults = Faults(monkeypatch)
-        gate = faults.hold("shares.look")
+        gate = faults.hold("bulletin.look")
         await wait_seen(gate.reached.is_set)
         assert await engine.read_path("v1/large") == LARGE
         assert not engine.shares.has_room(key, 1)  # what was known last holds
         gate.open()
-        faults.fail("shares.look", errno.EIO, times=3)
+        faults.fail("bulletin.look", errno.EIO, times=3)
         looks = len(faults.reached)
-        await wait_seen(lambda: faults.reached[looks:].count("shares.look") > 3)
+        await wait_seen(lambda: faults.reached[looks:].count("bulletin.look") > 3)
         assert not engine.shares.has_room(key, 1)
 
         engine.shares_file.place(Shares(now_ns - round((BELIEVED_S + 1) * 1e9), (share,)))

@@ -11,12 +11,12 @@ from dsfs.model.event import Event
 from dsfs.model.pin import Pin
 from dsfs.model.reuse import HALF_LIFE_S
 from dsfs.model.share import Shares
+from dsfs.storage.bulletin import Bulletin, shares_at
 from dsfs.storage.eventlog import EventLog
 from dsfs.storage.filesystem import file_system_of
 from dsfs.storage.lastuses import LastUses
 from dsfs.storage.leftovers import server_now_ns
 from dsfs.storage.pins import PinFolder
-from dsfs.storage.shares import SharesFile
 from tests.rig.nfs.client import NfsClient
 from tests.rig.nfs.server import export_path
 
@@ -31,7 +31,7 @@ class Folders:
     pins: PinFolder
     uses: LastUses
     events: EventLog
-    shares: SharesFile
+    shares: Bulletin[Shares]
 
 
 def folders(place: Path) -> Folders:
@@ -42,7 +42,7 @@ def folders(place: Path) -> Folders:
         PinFolder(place / "pins", fs, lambda: None),
         LastUses(place / "uses", fs),
         EventLog(place / "events", fs),
-        SharesFile(place / "shares", fs),
+        shares_at(place / "shares", fs),
     )
 
 

@@ -11,8 +11,8 @@ import pytest
 from dsfs.cache.shares import LOOK_S
 from dsfs.model.nodes import BEAT_S, SILENT_AFTER_S
 from dsfs.model.share import Share, Shares
+from dsfs.storage.bulletin import shares_at
 from dsfs.storage.filesystem import file_system_of
-from dsfs.storage.shares import SharesFile
 from tests.rig.background import in_background
 from tests.rig.lake import MIB
 from tests.rig.node import PATIENT, Node
@@ -73,7 +73,7 @@ def test_daemons_keep_no_more_of_a_version_than_its_share(
     most = 16 * MIB
     share = Share("photos", "v1", first.version(version.name)["generation"], most, held_bytes=0, nodes=2)
     place = tmp_path / "shared" / "shares"
-    SharesFile(place, file_system_of(tmp_path)).place(Shares(time.time_ns(), (share,)))
+    shares_at(place, file_system_of(tmp_path)).place(Shares(time.time_ns(), (share,)))
     for node in pair:
         wait_until(lambda node=node: node.version(version.name)["share"], LOOK_S + SOON_S, "the share being seen")  # type: ignore[misc]
     reading = in_background(lambda: version.wrong_files(second.mountpoint))
