@@ -204,11 +204,13 @@ class Room:
 
     def tell(self) -> None:
         """Let the others know at once what was freed; may raise what `keep` does."""
+        self._backing.check_mark()
         with self._turn:
             self._tell()
 
     def leave(self) -> None:
         """Give back what was taken ahead; may raise what `keep` does."""
+        self._backing.check_mark()
         with self._turn:
             with self._lock:
                 self._purse.give_back()
