@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
-from dsfs.model.account import UNBOUNDED, Account, FileSystemRoom, Purse, less
+from dsfs.model.account import UNBOUNDED, Account, FileSystemRoom, Holder, Purse, Told, less
 from dsfs.model.allotment import Refusal
 from dsfs.model.errors import NoRoomError
+from dsfs.model.nodes import LEASE_S
 from dsfs.model.retention import NOTHING, Amount
 from dsfs.model.retry import Pause
 from dsfs.storage.account import SharedAccount
@@ -27,6 +28,8 @@ from dsfs.storage.filling import overhead
 from dsfs.storage.segment import SegmentFile, State
 
 STATVFS_BELIEVED_S = 1.0  # and for so long it is believed that the directory is still the same, and that it is full
+# Who has not been at the account for so long may be taken for dead soon, and its grant be given to others.
+VALID_S = LEASE_S / 2
 IDLE_S = 60.0  # what was taken ahead goes back when nothing was filled for so long
 # Of the limit, for what nodes write without asking: heartbeats, events, pins, half a MiB at most for each of them.
 SMALL_PART, SMALL_BYTES = 128, 16 * 1024 * 1024
@@ -70,7 +73,7 @@ class Room:
         self._turn = threading.Lock()
         self._purse = Purse()
         self._known: Account | None = None
-        self._reserved_s = clock()
+        self._reserved_s = self._told_s = clock()
         self._refused: Amount | None = None  # the least that was refused, and might be again
         self._refused_s = 0.0
         self._refusal = NoRoomError("")
@@ -111,7 +114,7 @@ class Room:
             there = self._there(self._statvfs or measured)
             if not (there.free - self._purse.reserved - wanted).covers(there.floor):
                 raise self._no_room(wanted, Refusal.FLOOR)
-            if self._purse.reserve(wanted):
+            if now_s - self._told_s <= VALID_S and self._purse.reserve(wanted):
                 return True
             is_recent = now_s - self._refused_s <= STATVFS_BELIEVED_S
             if self._refused is not None and wanted.covers(self._refused) and is_recent:
@@ -217,19 +220,18 @@ class Room:
             self._tell()
 
     def _tell(self) -> None:
-        account, holder = self.account.look(), self.account.holder
+        asked_s, holder = self._clock(), self.account.holder
+        account = self.account.look()
         with self._lock:
             told = self._purse.to_tell()
         if account is None or account.tell(holder, told) != account:
             self._exchange(None)
             return
-        with self._lock:
-            self._purse.was_told(told, holder, account)
-            self._known = account
+        self._was_told(told, holder, account, asked_s)
 
     def _exchange(self, wanted: Amount | None) -> tuple[Account, Refusal | None]:
         """Tell what is news, and ask for what is missing for `wanted`; for nothing if that is None."""
-        holder = self.account.holder
+        asked_s, holder = self._clock(), self.account.holder
         with self._lock:
             told, available = self._purse.to_tell(), self._purse.available
         refusal: Refusal | None = None
@@ -245,10 +247,13 @@ class Room:
             return account if refusal else account.grant(holder, missing, self._fillable_bytes, there)
 
         account = self.account.change(change)
+        self._was_told(told, holder, account, asked_s)
+        return account, refusal
+
+    def _was_told(self, told: Told, holder: Holder, account: Account, asked_s: float) -> None:
         with self._lock:
             self._purse.was_told(told, holder, account)
-            self._known = account
-        return account, refusal
+            self._known, self._told_s = account, asked_s
 
     @property
     def _fillable_bytes(self) -> int:

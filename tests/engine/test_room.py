@@ -11,6 +11,7 @@ import pytest
 
 from dsfs.model.blocks import BLOCK
 from dsfs.model.errors import NoRoomError
+from dsfs.model.nodes import LEASE_S
 from dsfs.model.retention import NOTHING, Amount
 from dsfs.storage import faultpoint
 from dsfs.storage.room import Room
@@ -73,6 +74,20 @@ def test_what_is_idle_goes_back_and_what_is_being_written_stays(tmp_path: Path) 
     room.settle(Amount(10))
     room.leave()
     assert granted(room) == 0
+
+
+def test_node_that_stood_still_does_not_spend_what_may_be_another_one_s_by_now(tmp_path: Path) -> None:
+    clock = Clock()
+    room = room_of(directory(tmp_path), clock=clock)
+    room.reserve(ONE)
+    clock.now_s += LEASE_S
+    other = room_of(directory(tmp_path), node="b").account
+    epoch = other.begin_count()
+    other.bury(frozenset("a"))
+    other.end_count(epoch, NOTHING)
+    room.limit_bytes = 0
+    with pytest.raises(NoRoomError):
+        room.reserve(ONE)
 
 
 def granted(room: Room) -> int:
