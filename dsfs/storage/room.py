@@ -27,7 +27,10 @@ from dsfs.storage.faultpoint import reach
 from dsfs.storage.filling import overhead
 from dsfs.storage.segment import SegmentFile, State
 
-STATVFS_BELIEVED_S = 1.0  # and for so long it is believed that the directory is still the same, and that it is full
+STATVFS_BELIEVED_S = 1.0  # and for so long it is believed that the directory is still the same
+# That there is no room is believed for so long, and for twice as long with each time that is true again: a hundred
+# nodes that pass everything through would keep the account busy.
+FULL_BELIEVED_S, MOST_FULL_BELIEVED_S = 1.0, 8.0
 # Who has not been at the account for so long may be taken for dead soon, and its grant be given to others.
 VALID_S = LEASE_S / 2
 IDLE_S = 60.0  # what was taken ahead goes back when nothing was filled for so long
@@ -75,7 +78,8 @@ class Room:
         self._known: Account | None = None
         self._reserved_s = self._told_s = clock()
         self._refused: Amount | None = None  # the least that was refused, and might be again
-        self._refused_s = 0.0
+        self._refused_until_s = 0.0
+        self._believed_s = FULL_BELIEVED_S
         self._refusal = NoRoomError("")
         self._is_full = False
         self._pause = Pause()
@@ -116,8 +120,7 @@ class Room:
                 raise self._no_room(wanted, Refusal.FLOOR)
             if now_s - self._told_s <= VALID_S and self._purse.reserve(wanted):
                 return True
-            is_recent = now_s - self._refused_s <= STATVFS_BELIEVED_S
-            if self._refused is not None and wanted.covers(self._refused) and is_recent:
+            if self._refused is not None and wanted.covers(self._refused) and now_s <= self._refused_until_s:
                 raise self._refusal
             return False
 
@@ -127,14 +130,16 @@ class Room:
             account, refusal = self._exchange(wanted)
             with self._lock:
                 if refusal is not None or not account.is_counted:
-                    raise self._no_room(wanted, refusal)
+                    error = self._no_room(wanted, refusal)
+                    self._believed_s = min(self._believed_s * 2, MOST_FULL_BELIEVED_S)
+                    raise error
                 if self._purse.reserve(wanted):  # else another thread has spent what was left
                     if self._refused is not None and wanted.covers(self._refused):
-                        self._refused = None
+                        self._refused, self._believed_s = None, FULL_BELIEVED_S
                     return
 
     def _no_room(self, wanted: Amount, refusal: Refusal | None) -> NoRoomError:
-        self._refused, self._refused_s = wanted, self._clock()
+        self._refused, self._refused_until_s = wanted, self._clock() + self._believed_s
         if refusal is None:
             self._refusal = NoRoomError("what is in the backing directory has to be counted first")
         else:
@@ -156,6 +161,7 @@ class Room:
         with self._lock:
             self._purse.freed += amount
             self._statvfs = self._refused = None
+            self._believed_s = FULL_BELIEVED_S
             if self._is_full:
                 self._pause.until_s = 0.0  # there is room again: try at once
 

@@ -62,6 +62,19 @@ def test_limit_is_that_of_all_nodes_together(tmp_path: Path) -> None:
     assert b.used_bytes == a.used_bytes
 
 
+def test_node_that_is_refused_again_asks_less_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    room = room_of(directory(tmp_path), limit_bytes=100, clock=clock)
+    faults = Faults(monkeypatch)
+    for _ in range(60):
+        with pytest.raises(NoRoomError):
+            room.reserve(Amount(101))
+        clock.now_s += 1
+    assert 8 <= faults.reached.count("turn.open") <= 12
+    room.freed(Amount(MIB))  # somebody drops a version
+    room.reserve(Amount(101))
+
+
 def test_what_is_idle_goes_back_and_what_is_being_written_stays(tmp_path: Path) -> None:
     clock = Clock()
     room = room_of(directory(tmp_path), clock=clock)
