@@ -97,19 +97,24 @@ class Room:
             measured = self._space()
             if is_doubtful:
                 self._backing.make_folders()  # what failed may be that somebody removed them
-            if not self._has_taken(wanted, measured):
-                with self._turn:
-                    if not self._has_taken(wanted, measured):  # another thread has been there
-                        self._take(wanted)
-            elif self._purse.is_low and self._turn.acquire(blocking=False):
-                try:
-                    with suppress(NoRoomError):
-                        self._exchange(NOTHING)
-                finally:
-                    self._turn.release()
+            if self._has_taken(wanted, measured):
+                self._take_ahead()
+                return
+            with self._turn:
+                if not self._has_taken(wanted, measured):  # another thread has been there
+                    self._take(wanted)
         except OSError as exc:
             self.failed(exc)
             raise NoRoomError(f"backing directory not usable: {exc.strerror}", "error") from exc
+
+    def _take_ahead(self) -> None:
+        """The next grant, if it is time for it and nobody else is at it."""
+        if self._purse.is_low and self._turn.acquire(blocking=False):
+            try:
+                with suppress(NoRoomError, OSError):  # who needs it will meet the same
+                    self._exchange(NOTHING)
+            finally:
+                self._turn.release()
 
     def _has_taken(self, wanted: Amount, measured: Statvfs) -> bool:
         """Whether the grant has it; NoRoomError if the file system has not, or did not a moment ago."""
@@ -139,7 +144,9 @@ class Room:
                     return
 
     def _no_room(self, wanted: Amount, refusal: Refusal | None) -> NoRoomError:
-        self._refused, self._refused_until_s = wanted, self._clock() + self._believed_s
+        if self._refused is None or self._refused.covers(wanted):
+            self._refused = wanted
+        self._refused_until_s = self._clock() + self._believed_s
         if refusal is None:
             self._refusal = NoRoomError("what is in the backing directory has to be counted first")
         else:
