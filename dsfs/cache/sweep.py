@@ -66,9 +66,9 @@ class Sweeper:
     def sweep(self, survey: Survey) -> None:
         """One round.  OSError, NoRoomError; what was done is done."""
         self._told.note(survey.look)
-        self._recount(survey)
         self._ledger.note(survey.room.free.size_bytes, survey.used.size_bytes, self._deleted_bytes)
         self._deleted_bytes = 0
+        self._recount(survey)
         self._delete(survey)
 
     @property
@@ -135,6 +135,8 @@ class Sweeper:
             if account.has_moved(living):
                 self._count = _Count(self._count.epoch, survey.look.now_ns)
         elif survey.seen_since_ns is not None and survey.seen_since_ns > self._count.moved_ns:
-            account.end_count(self._count.epoch, self._census.total())
-            self._ledger.was_recounted()
+            known = account.look()
+            counted = account.end_count(self._count.epoch, self._census.total())
+            if known is not None:
+                self._ledger.correct((counted.used - known.used).size_bytes)
             self._count, self._counted_s = None, self._clock()

@@ -18,7 +18,7 @@ class Ledger:
 
     owed_bytes: int = 0
     _free_bytes: int = 0
-    _used_bytes: int | None = None  # None: that was counted anew, and says nothing about what happened meanwhile
+    _used_bytes: int | None = None  # None: nothing was noted yet
 
     def note(self, free_bytes: int, used_bytes: int, deleted_bytes: int) -> None:
         """So much is free now, and used by dsfs on all nodes; so much was deleted since the last time.
@@ -32,9 +32,10 @@ class Ledger:
             self.owed_bytes = max(0, self.owed_bytes + min(missing_bytes, deleted_bytes))
         self._free_bytes, self._used_bytes = free_bytes, used_bytes
 
-    def was_recounted(self) -> None:
-        """What is used was counted anew since."""
-        self._used_bytes = None
+    def correct(self, difference_bytes: int) -> None:
+        """So much more is used than was known, as a new count says: nobody has filled it since."""
+        if self._used_bytes is not None:
+            self._used_bytes += difference_bytes
 
     def may_delete(self, limit_bytes: int) -> int:
         """So many bytes more may be deleted before some have to come back."""

@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
-from dsfs.model.account import UNBOUNDED, Account, FileSystemRoom, Purse, less
+from dsfs.model.account import UNBOUNDED, Account, FileSystemRoom, Holder, Purse, Told, less
 from dsfs.model.allotment import Refusal
 from dsfs.model.errors import NoRoomError
+from dsfs.model.nodes import LEASE_S
 from dsfs.model.retention import NOTHING, Amount
 from dsfs.model.retry import Pause
 from dsfs.storage.account import SharedAccount
@@ -26,7 +27,12 @@ from dsfs.storage.faultpoint import reach
 from dsfs.storage.filling import overhead
 from dsfs.storage.segment import SegmentFile, State
 
-STATVFS_BELIEVED_S = 1.0  # and for so long it is believed that the directory is still the same, and that it is full
+STATVFS_BELIEVED_S = 1.0  # and for so long it is believed that the directory is still the same
+# That there is no room is believed for so long, and for twice as long with each time that is true again: a hundred
+# nodes that pass everything through would keep the account busy.
+FULL_BELIEVED_S, MOST_FULL_BELIEVED_S = 1.0, 8.0
+# Who has not been at the account for so long may be taken for dead soon, and its grant be given to others.
+VALID_S = LEASE_S / 2
 IDLE_S = 60.0  # what was taken ahead goes back when nothing was filled for so long
 # Of the limit, for what nodes write without asking: heartbeats, events, pins, half a MiB at most for each of them.
 SMALL_PART, SMALL_BYTES = 128, 16 * 1024 * 1024
@@ -70,9 +76,10 @@ class Room:
         self._turn = threading.Lock()
         self._purse = Purse()
         self._known: Account | None = None
-        self._reserved_s = clock()
+        self._reserved_s = self._told_s = clock()
         self._refused: Amount | None = None  # the least that was refused, and might be again
-        self._refused_s = 0.0
+        self._refused_until_s = 0.0
+        self._believed_s = FULL_BELIEVED_S
         self._refusal = NoRoomError("")
         self._is_full = False
         self._pause = Pause()
@@ -90,19 +97,24 @@ class Room:
             measured = self._space()
             if is_doubtful:
                 self._backing.make_folders()  # what failed may be that somebody removed them
-            if not self._has_taken(wanted, measured):
-                with self._turn:
-                    if not self._has_taken(wanted, measured):  # another thread has been there
-                        self._take(wanted)
-            elif self._purse.is_low and self._turn.acquire(blocking=False):
-                try:
-                    with suppress(NoRoomError):
-                        self._exchange(NOTHING)
-                finally:
-                    self._turn.release()
+            if self._has_taken(wanted, measured):
+                self._take_ahead()
+                return
+            with self._turn:
+                if not self._has_taken(wanted, measured):  # another thread has been there
+                    self._take(wanted)
         except OSError as exc:
             self.failed(exc)
             raise NoRoomError(f"backing directory not usable: {exc.strerror}", "error") from exc
+
+    def _take_ahead(self) -> None:
+        """The next grant, if it is time for it and nobody else is at it."""
+        if self._purse.is_low and self._turn.acquire(blocking=False):
+            try:
+                with suppress(NoRoomError, OSError):  # who needs it will meet the same
+                    self._exchange(NOTHING)
+            finally:
+                self._turn.release()
 
     def _has_taken(self, wanted: Amount, measured: Statvfs) -> bool:
         """Whether the grant has it; NoRoomError if the file system has not, or did not a moment ago."""
@@ -111,10 +123,9 @@ class Room:
             there = self._there(self._statvfs or measured)
             if not (there.free - self._purse.reserved - wanted).covers(there.floor):
                 raise self._no_room(wanted, Refusal.FLOOR)
-            if self._purse.reserve(wanted):
+            if now_s - self._told_s <= VALID_S and self._purse.reserve(wanted):
                 return True
-            is_recent = now_s - self._refused_s <= STATVFS_BELIEVED_S
-            if self._refused is not None and wanted.covers(self._refused) and is_recent:
+            if self._refused is not None and wanted.covers(self._refused) and now_s <= self._refused_until_s:
                 raise self._refusal
             return False
 
@@ -124,14 +135,18 @@ class Room:
             account, refusal = self._exchange(wanted)
             with self._lock:
                 if refusal is not None or not account.is_counted:
-                    raise self._no_room(wanted, refusal)
+                    error = self._no_room(wanted, refusal)
+                    self._believed_s = min(self._believed_s * 2, MOST_FULL_BELIEVED_S)
+                    raise error
                 if self._purse.reserve(wanted):  # else another thread has spent what was left
                     if self._refused is not None and wanted.covers(self._refused):
-                        self._refused = None
+                        self._refused, self._believed_s = None, FULL_BELIEVED_S
                     return
 
     def _no_room(self, wanted: Amount, refusal: Refusal | None) -> NoRoomError:
-        self._refused, self._refused_s = wanted, self._clock()
+        if self._refused is None or self._refused.covers(wanted):
+            self._refused = wanted
+        self._refused_until_s = self._clock() + self._believed_s
         if refusal is None:
             self._refusal = NoRoomError("what is in the backing directory has to be counted first")
         else:
@@ -153,6 +168,7 @@ class Room:
         with self._lock:
             self._purse.freed += amount
             self._statvfs = self._refused = None
+            self._believed_s = FULL_BELIEVED_S
             if self._is_full:
                 self._pause.until_s = 0.0  # there is room again: try at once
 
@@ -204,30 +220,31 @@ class Room:
 
     def tell(self) -> None:
         """Let the others know at once what was freed; may raise what `keep` does."""
+        self._backing.check_mark()
         with self._turn:
             self._tell()
 
     def leave(self) -> None:
         """Give back what was taken ahead; may raise what `keep` does."""
+        self._backing.check_mark()
         with self._turn:
             with self._lock:
                 self._purse.give_back()
             self._tell()
 
     def _tell(self) -> None:
-        account, holder = self.account.look(), self.account.holder
+        asked_s, holder = self._clock(), self.account.holder
+        account = self.account.look()
         with self._lock:
             told = self._purse.to_tell()
         if account is None or account.tell(holder, told) != account:
             self._exchange(None)
             return
-        with self._lock:
-            self._purse.was_told(told, holder, account)
-            self._known = account
+        self._was_told(told, holder, account, asked_s)
 
     def _exchange(self, wanted: Amount | None) -> tuple[Account, Refusal | None]:
         """Tell what is news, and ask for what is missing for `wanted`; for nothing if that is None."""
-        holder = self.account.holder
+        asked_s, holder = self._clock(), self.account.holder
         with self._lock:
             told, available = self._purse.to_tell(), self._purse.available
         refusal: Refusal | None = None
@@ -243,10 +260,13 @@ class Room:
             return account if refusal else account.grant(holder, missing, self._fillable_bytes, there)
 
         account = self.account.change(change)
+        self._was_told(told, holder, account, asked_s)
+        return account, refusal
+
+    def _was_told(self, told: Told, holder: Holder, account: Account, asked_s: float) -> None:
         with self._lock:
             self._purse.was_told(told, holder, account)
-            self._known = account
-        return account, refusal
+            self._known, self._told_s = account, asked_s
 
     @property
     def _fillable_bytes(self) -> int:

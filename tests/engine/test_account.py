@@ -19,7 +19,7 @@ from dsfs.storage.room import Room
 from dsfs.storage.turn import Turn
 from tests.engine.backing_sample import Clock, directory, room_of
 from tests.engine.faults import Faults
-from tests.rig.filler import FillingNode, fill_up
+from tests.rig.filler import FillingNode, allocated_below, fill_up
 
 ROOT = Path(__file__).parents[2]
 MIB = 1024 * 1024
@@ -63,7 +63,7 @@ def test_nodes_that_fill_at_once_never_exceed_the_limit_and_use_it(tmp_path: Pat
     with ExitStack() as stack:
         running = [stack.enter_context(filler(tmp_path, node)) for node in "abc"]
         while any(process.poll() is None for process in running):
-            most = max(most, there(tmp_path).size_bytes)
+            most = max(most, allocated_below(tmp_path))
         assert [process.returncode for process in running] == [0, 0, 0]
     assert 0.9 * LIMIT < most <= LIMIT
     account = looked(tmp_path)

@@ -41,6 +41,7 @@ async def test_without_room_readers_are_served_and_nothing_is_filled(tmp_path: P
         assert await engine.read_path("v1/small") == SMALL
         await engine.settle()
         assert not data_files(tmp_path)
+        assert not list(engine.backing.generations.iterdir()), "nor a catalog"
         assert engine.room.unfilled_bytes == len(CONTENT) + len(SMALL)
         assert engine.metrics.fill_skipped_bytes.value("limit") == len(CONTENT) + len(SMALL)
         assert engine.metrics.fill_bytes.value() == 0

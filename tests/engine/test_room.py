@@ -11,6 +11,7 @@ import pytest
 
 from dsfs.model.blocks import BLOCK
 from dsfs.model.errors import NoRoomError
+from dsfs.model.nodes import LEASE_S
 from dsfs.model.retention import NOTHING, Amount
 from dsfs.storage import faultpoint
 from dsfs.storage.room import Room
@@ -61,6 +62,19 @@ def test_limit_is_that_of_all_nodes_together(tmp_path: Path) -> None:
     assert b.used_bytes == a.used_bytes
 
 
+def test_node_that_is_refused_again_asks_less_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    room = room_of(directory(tmp_path), limit_bytes=100, clock=clock)
+    faults = Faults(monkeypatch)
+    for _ in range(60):
+        with pytest.raises(NoRoomError):
+            room.reserve(Amount(101))
+        clock.now_s += 1
+    assert 8 <= faults.reached.count("turn.open") <= 12
+    room.freed(Amount(MIB))  # somebody drops a version
+    room.reserve(Amount(101))
+
+
 def test_what_is_idle_goes_back_and_what_is_being_written_stays(tmp_path: Path) -> None:
     clock = Clock()
     room = room_of(directory(tmp_path), clock=clock)
@@ -73,6 +87,20 @@ def test_what_is_idle_goes_back_and_what_is_being_written_stays(tmp_path: Path) 
     room.settle(Amount(10))
     room.leave()
     assert granted(room) == 0
+
+
+def test_node_that_stood_still_does_not_spend_what_may_be_another_one_s_by_now(tmp_path: Path) -> None:
+    clock = Clock()
+    room = room_of(directory(tmp_path), clock=clock)
+    room.reserve(ONE)
+    clock.now_s += LEASE_S
+    other = room_of(directory(tmp_path), node="b").account
+    epoch = other.begin_count()
+    other.bury(frozenset("a"))
+    other.end_count(epoch, NOTHING)
+    room.limit_bytes = 0
+    with pytest.raises(NoRoomError):
+        room.reserve(ONE)
 
 
 def granted(room: Room) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from dsfs.model.printable import printable
+from dsfs.storage.account import count
 from dsfs.storage.mounts import detach
 from tests.mount.conftest import Lake, NewNode
 from tests.mount.sample import BLOCK, LARGE, OTHER, V, errno_of, read_part, walk
@@ -194,15 +195,22 @@ def test_s19_extended_attributes_tell_where_a_file_comes_from(node: Node, lake: 
     assert os.getxattr(path.parent, "user.dsfs.generation").decode() == expected[3]
 
 
-def test_s20_df_shows_the_limit_and_what_is_resident(new_node: NewNode, lake: Lake) -> None:
+def test_s20_df_shows_the_limit_and_what_lies_in_the_backing_directory(new_node: NewNode, lake: Lake) -> None:
     node = new_node({"backing": {"limit": "64MiB"}}).start()
     lake.put(f"{V}/large", LARGE)
     facts = os.statvfs(node.mountpoint)
     assert facts.f_blocks * facts.f_frsize == 64 * MIB
-    assert facts.f_bfree == facts.f_blocks
     (node.mountpoint / V / "large").read_bytes()
-    pages = -(-len(LARGE) // 4096)
-    wait_until(lambda: facts.f_blocks - os.statvfs(node.mountpoint).f_bfree == pages, what="filling")
+    wait_until(lambda: node.segment_files(".sum"), what="the seal")
+
+    def used_bytes() -> int:
+        facts = os.statvfs(node.mountpoint)
+        return (facts.f_blocks - facts.f_bfree) * facts.f_frsize
+
+    there = count(node.backing)
+    assert there is not None
+    assert there.size_bytes > len(LARGE)
+    wait_until(lambda: abs(used_bytes() - there.size_bytes) < 64 * MIB / 100, what="what was filled being told")
 
 
 @pytest.mark.expects_log("read: |fetch failed")

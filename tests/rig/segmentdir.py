@@ -22,11 +22,6 @@ def age(backing: Path) -> None:
             os.utime(path, (0, 0))
 
 
-def taken_bytes(backing: Path) -> int:
-    """What the segments take on the medium."""
-    return sum(path.stat().st_blocks * 512 for path in (backing / "segments").rglob("*") if path.is_file())
-
-
 def segments_of(catalog_file: Path) -> dict[str, BlockTable]:
     """The segments of a version, by identity, with their blocks."""
     catalog = Catalog(catalog_file)

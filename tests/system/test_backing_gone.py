@@ -160,7 +160,7 @@ def test_other_backing_directory_in_its_place_is_not_filled_before_the_next_star
         assert files_below(small.path / "segments") == []
         assert node.stop() == 0
         node.start()
-        assert node.ask("status")["backing"]["used_bytes"] == 0
+        assert node.ask("status")["backing"]["used_bytes"] < MIB
         assert version.wrong_files(node.mountpoint) == []
         wait_until(lambda: node.version(version.name)["resident_bytes"] == version.size_bytes, what="the fills")
         assert node.stop() == 0

@@ -146,7 +146,7 @@ def test_limit_holds_and_drop_makes_room(new_node: NewNode, proxy: FaultProxy, v
     assert version.wrong_files(node.mountpoint) == []
     wait_until(lambda: backing_of(node)["state"] == "paused" or skipped_bytes(node) > 0, what="the limit being reached")
     assert int(backing_of(node)["used_bytes"]) <= limit
-    assert sum(path.stat().st_blocks * 512 for path in node.backing.rglob("segments/*/*")) <= limit + MIB
+    assert sum(path.stat().st_blocks * 512 for path in node.backing.rglob("segments/*/*")) <= limit
     assert node.metric('dsfs_fill_skipped_bytes_total{reason="limit"}') > 0
     assert int(backing_of(node)["unfilled_bytes"]) > 0
     node.restart()
@@ -155,7 +155,7 @@ def test_limit_holds_and_drop_makes_room(new_node: NewNode, proxy: FaultProxy, v
     assert proxy.data_bytes >= version.size_bytes - limit - MIB
     node.restart()
     node.ask("drop", target=version.name)
-    assert backing_of(node)["used_bytes"] == 0
+    assert int(backing_of(node)["used_bytes"]) < MIB
     wait_filled(node, version, version.large[0])
     assert node.stop() == 0
 
@@ -165,6 +165,6 @@ def test_floor_keeps_free_space_for_others(tmp_path: Path, new_node: NewNode, ve
         node = new_node(settings={**PATIENT, "backing": {"floor": "50%"}}, backing=small.path).start()
         assert version.wrong_files(node.mountpoint) == []
         wait_until(lambda: skipped_bytes(node) > 0, what="the floor being reached")
-        assert small.free_bytes >= 32 * MIB - 128 * 1024  # maps, checksums and catalogs are not reserved
+        assert small.free_bytes >= 32 * MIB - 128 * 1024  # what nodes tell each other is not reserved
         assert node.metric('dsfs_fill_skipped_bytes_total{reason="floor"}') > 0
         assert version.wrong_files(node.mountpoint) == []

@@ -67,7 +67,7 @@ def test_room_that_a_snapshot_keeps_stops_deleting_after_a_bounded_amount() -> N
 def test_a_new_count_is_no_room_that_is_missing() -> None:
     disk = Disk()
     disk.used -= 3 * GIB  # so much was counted twice until now
-    disk.ledger.was_recounted()
+    disk.ledger.correct(-3 * GIB)
     assert disk.round(deleted=4 * GIB) == 0
     assert disk.round(deleted=4 * GIB, keeps=True) == 4 * GIB
 
