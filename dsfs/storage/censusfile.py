@@ -15,6 +15,7 @@ Concurrency: one thread writes at a time; any number read.
 
 import logging
 import os
+import struct
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -114,13 +115,13 @@ class CensusFile:
             if (txn.get(b"format", db=self._dbs.meta), txn.get(b"cluster", db=self._dbs.meta)) != (FORMAT, cluster):
                 raise _UnusableError("it is of another backing directory, or of an unknown format")
             try:
-                for _, value in txn.cursor(self._dbs.folders):
-                    folder = decode_folder(value)
-                    self.folders[folder.path] = folder
-                for key, value in txn.cursor(self._dbs.generations):
-                    self._note(decode_number(key), decode_generation(value))
-            except (ValueError, TypeError, KeyError) as exc:
+                folders = [decode_folder(value) for _, value in txn.cursor(self._dbs.folders)]
+                generations = [(decode_number(k), decode_generation(v)) for k, v in txn.cursor(self._dbs.generations)]
+            except (ValueError, TypeError, KeyError, struct.error) as exc:
                 raise _UnusableError("it has a record that is none") from exc
+        self.folders.update((folder.path, folder) for folder in folders)
+        for number, generation in generations:
+            self._note(number, generation)
 
     def close(self) -> None:
         self._env.close()

@@ -80,13 +80,13 @@ class Scanner:
             if (folder := self._file.folders.get(path)) is None:
                 continue  # it has gone with the one above
             try:
-                count = self._look(folder, now_ns)
+                is_read, count = self._look(folder, now_ns)
             except OSError as exc:
                 troubles.append(f"{path or '.'}: {exc.strerror}")
                 continue
             looked += 1
-            read += count is not None
-            entries += 1 + (count or 0)
+            read += is_read
+            entries += 1 + count
             for child in self._children.get(path, set()) - met:
                 met.add(child)
                 heappush(queue, (0, child))
@@ -106,42 +106,39 @@ class Scanner:
             with self._file.change(now_ns) as change:
                 change.put_folder(Folder(""))
 
-    def _look(self, folder: Folder, now_ns: int) -> int | None:
-        """What the folder cost beyond its mtime if it had to be read, else None."""
+    def _look(self, folder: Folder, now_ns: int) -> tuple[bool, int]:
+        """Whether the folder had to be read, and what it cost beyond its mtime."""
         path = self._backing.path / folder.path
         try:
             changed_ns = mtime_ns(path)
-            is_full = _day(folder.path, now_ns) != _day(folder.path, folder.full_ns)
-            if not is_full and changed_ns == folder.mtime_ns:
-                if _is_segment_folder(folder.path):
-                    self._look_at_fillings(folder, path, now_ns)
-                folder.seen_ns = now_ns
-                return None
-            new = Folder(
-                folder.path,
-                changed_ns if now_ns - changed_ns >= SAFE_NS else UNREAD,
-                now_ns,
-                now_ns if is_full else folder.full_ns,
-            )
-            if _is_segment_folder(folder.path):
-                return self._read_segments(new, folder, path, is_full=is_full)
-            if _is_version(folder.path):
-                return self._read_generations(new, path)
-            return self._read_plain(new, path)
         except OSError as exc:
-            if exc.errno not in GONE and not isinstance(exc, NotADirectoryError):
+            if exc.errno not in GONE:
                 raise
             self._forget(folder.path, now_ns)
-            return None
+            return False, 0
+        is_full = _day(folder.path, now_ns) != _day(folder.path, folder.full_ns)
+        if not is_full and changed_ns == folder.mtime_ns:
+            if _is_segment_folder(folder.path):
+                return False, self._look_at_fillings(folder, path, now_ns)
+            folder.seen_ns = now_ns
+            return False, 0
+        new = Folder(
+            folder.path,
+            changed_ns if now_ns - changed_ns >= SAFE_NS else UNREAD,
+            now_ns,
+            now_ns if is_full else folder.full_ns,
+        )
+        if _is_segment_folder(folder.path):
+            return True, self._read_segments(new, folder, path, is_full=is_full)
+        if _is_version(folder.path):
+            return True, self._read_generations(new, path)
+        return True, self._read_plain(new, path)
 
     # ---------------------------------------------------------------- segments
 
     def _read_segments(self, new: Folder, before: Folder, path: Path, *, is_full: bool) -> int:
         known = self._file.segments_in(bytes.fromhex(path.name))
-        if is_full:
-            known = {identity: entry._replace(seal=0) for identity, entry in known.items()}
-        trash = {} if is_full else {trashed[0]: trashed for trashed in before.trash}
-        found = read_folder(path, known, trash, self._fs)
+        found = read_folder(path, known, before.trash, self._fs, is_full=is_full)
         new.size_bytes, new.inodes, new.trash = found.taken.size_bytes, found.taken.inodes, found.trash
         with self._file.change(new.seen_ns) as change:
             for identity, was, is_now in found.changes:
@@ -149,19 +146,21 @@ class Scanner:
             change.put_folder(new)
         return found.entries
 
-    def _look_at_fillings(self, folder: Folder, path: Path, now_ns: int) -> None:
-        """What is being filled takes more and more, without a sign."""
+    def _look_at_fillings(self, folder: Folder, path: Path, now_ns: int) -> int:
+        """What is being filled takes more and more, without a sign; returns how many segments that are."""
         known = self._file.entries(self._file.fillings_in(bytes.fromhex(path.name)))
         found = [(identity, was, filling_now(path, identity, was, self._fs)) for identity, was in known]
         changes = [(identity, was, is_now) for identity, was, is_now in found if is_now is not None and is_now != was]
         if not changes:
-            return
+            folder.seen_ns = now_ns
+            return len(found)
         new = replace(folder, seen_ns=now_ns)
         with self._file.change(now_ns) as change:
             for identity, was, is_now in changes:
                 change.put(identity, was, is_now)
                 new.size_bytes += is_now.size_bytes - was.size_bytes
             change.put_folder(new)
+        return len(found)
 
     # ---------------------------------------------------------------- generations
 

@@ -9,7 +9,7 @@ Concurrency: blocking calls; other nodes may rename and unlink meanwhile.
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,10 +37,11 @@ class Contents:
 
 
 def read_folder(
-    path: Path, known: Mapping[bytes, SegmentEntry], trash: Mapping[str, Trashed], fs: FileSystem
+    path: Path, known: Mapping[bytes, SegmentEntry], trash: Sequence[Trashed], fs: FileSystem, *, is_full: bool
 ) -> Contents:
-    """What is there now; `known` and `trash` are what was there before, for what need not be looked at again."""
+    """What is there now; `known` and `trash` are what was there before.  `is_full`: each file is looked at again."""
     found = Contents()
+    known_trash = {} if is_full else {trashed[0]: trashed for trashed in trash}
     strays = room_of(os.lstat(path))
     segments: dict[bytes, dict[str, os.DirEntry[str]]] = {}
     fan = path.name
@@ -51,17 +52,17 @@ def read_folder(
             if not _IDENTITY.fullmatch(name) or not name.startswith(fan):
                 strays += _taken(entry)
             elif suffix and stamp_in(entry.name) is not None:
-                found.trash.append(trash.get(entry.name) or (entry.name, *_bytes_and_inodes(_taken(entry))))
+                found.trash.append(known_trash.get(entry.name) or (entry.name, *_bytes_and_inodes(_taken(entry))))
             else:
                 segments.setdefault(bytes.fromhex(name), {})[suffix] = entry
     size_bytes = inodes = 0
     for identity, files in segments.items():
         before = known.get(identity, NOTHING_THERE)
-        if before.seal and files.keys() == _SEALED and files[""].inode() == before.seal:
-            after = before
-        else:
-            after = _measured(files, path, fs)
-            found.changes.append((identity, before, after))
+        after = before
+        if is_full or not before.seal or files.keys() != _SEALED or files[""].inode() != before.seal:
+            after = _measured(files, path, fs)._replace(owners=before.owners)
+            if after != before:
+                found.changes.append((identity, before, after))
         size_bytes += after.size_bytes
         inodes += after.inodes
     for identity, before in known.items():

@@ -8,6 +8,7 @@ from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
+import lmdb
 import pytest
 
 from dsfs.model.errors import BackingError
@@ -141,6 +142,23 @@ def test_census_that_is_lost_is_made_anew(place: Place) -> None:
         place.assert_right()
         place.census.close()
     place.reopen_only()
+
+
+@pytest.mark.parametrize("value", [b"{}", b"[]", b"x"])
+@pytest.mark.parametrize("database", [b"folders", b"generations"])
+def test_census_with_a_record_that_is_none_is_made_anew(place: Place, database: bytes, value: bytes) -> None:
+    place.seal(1)
+    place.place(A, [1])
+    place.scan()
+    place.census.close()
+    with lmdb.open(str(place.state / "census.mdb"), subdir=False, max_dbs=7) as env:
+        db = env.open_db(database)
+        with env.begin(db, write=True) as txn:
+            txn.put(b"zzzz", value)
+    place.reopen_only()
+    assert place.census.generations() == []
+    place.scan()
+    place.assert_right()
 
 
 def test_census_of_another_directory_is_made_anew(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The census and the trash on real NFS: what other nodes do is counted, whatever is cached; readers lose no more than a
 block; and what a round costs the server."""
 
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -170,7 +171,7 @@ def read_on(bells: Path) -> tuple[list[bool], State, State]:
 
 def take_away(state: Path) -> None:
     place = Place(state, BACKING)
-    assert Trash(place.backing).hide(SEGMENT, 1).size_bytes >= len(CONTENT)
+    assert Trash(place.backing).hide(SEGMENT, time.time_ns()).size_bytes >= len(CONTENT)
     place.census.close()
 
 
@@ -196,6 +197,43 @@ def test_reader_reads_on_what_another_node_hides_and_misses_at_most_what_it_dele
     assert hidden
     assert not (deleted and nfs_version == "3")
     assert (state, other) == (State.ABSENT, State.ABSENT)
+
+
+class Warnings(logging.Handler):
+    """What is logged."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.said: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.said.append(record.getMessage())
+
+
+def open_it() -> tuple[State, bool, list[str]]:
+    """On another node: what the segment is, whether its first block is read, and what of that was worth a warning."""
+    warnings = Warnings()
+    logging.getLogger("dsfs").addHandler(warnings)
+    file = segment()
+    state = file.state
+    is_read = state is not State.ABSENT and is_there(file, 0)
+    file.close()
+    return state, is_read, warnings.said
+
+
+@nfs_versions
+def test_segment_that_was_taken_away_and_sealed_anew_is_opened_by_who_knows_the_old_one(
+    a: NfsClient, b: NfsClient, tmp_path: Path, nfs_version: str
+) -> None:
+    for client in (a, b):
+        client.mount("large", nfs_version, "actimeo=600")
+    for is_again in (False, True):
+        a.call(make, tmp_path / "a", True)
+        assert b.call(open_it) == (State.SEALED, True, [])
+        a.call(take_away, tmp_path / "a")
+        if is_again:
+            a.call(empty, tmp_path / "a")
+            assert b.call(open_it) == (State.ABSENT, False, [])
 
 
 def empty(state: Path) -> None:
