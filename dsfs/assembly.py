@@ -13,6 +13,7 @@ from dsfs.admin.evicting import EvictVerbs
 from dsfs.admin.nodes import Neighbours
 from dsfs.admin.pins import PinVerbs
 from dsfs.admin.queries import Queries
+from dsfs.admin.residents import Residents
 from dsfs.admin.verbs import Stop, Verbs
 from dsfs.admin.warming import WarmVerbs
 from dsfs.cache.ahead import Readahead
@@ -160,7 +161,8 @@ class Assembly:
         )
         self._build_warmer(opener)
         self.queries = Queries(
-            self.library, opener, self.filler, self._buffered_bytes, backing, self.room, self.health, index,
+            self.library, opener, self.filler, self._buffered_bytes, backing, self.room, self.health,
+            Residents(index, self.filler, standing_at(backing.standing, backing.file_system), nodes),
             self.datasets, self.warmer, uses, nodes, config.mountpoint, config.source, config.memory.limit_bytes,
             started_s=time.time(),
         )  # fmt: skip

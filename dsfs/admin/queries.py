@@ -8,13 +8,13 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import trio
 
 from dsfs import __version__
+from dsfs.admin.residents import Found, Residents
 from dsfs.admin.targets import ANYTHING, FILE, VERSION, VERSIONS
 from dsfs.admin.warming import facts_of
 from dsfs.cache.datasets import Datasets
@@ -24,7 +24,7 @@ from dsfs.cache.library import Library
 from dsfs.cache.open import Opener
 from dsfs.cache.versions import Generation, Version
 from dsfs.cache.warmer import Warmer
-from dsfs.model.blocks import RUN, pages
+from dsfs.model.blocks import RUN
 from dsfs.model.errors import BackingError, DsfsError, NotFoundError
 from dsfs.model.health import Condition
 from dsfs.storage.backing import BackingDirectory
@@ -32,7 +32,6 @@ from dsfs.storage.catalog import Entry
 from dsfs.storage.lastuses import LastUses
 from dsfs.storage.nodes import NodesDirectory
 from dsfs.storage.origin import Origin
-from dsfs.storage.residency import ResidencyIndex
 from dsfs.storage.room import Room
 
 log = logging.getLogger(__name__)
@@ -58,7 +57,7 @@ class Queries:
     backing: BackingDirectory
     room: Room
     health: BackingHealth
-    index: ResidencyIndex
+    residents: Residents
     datasets: Datasets
     warmer: Warmer
     uses: LastUses
@@ -106,6 +105,7 @@ class Queries:
         backing = await self._backing()
         is_answering = backing["free_bytes"] is not None
         last_used_ago_s = await self._last_used_ago_s(versions) if is_answering else {}
+        found = await self._found() if is_answering else None
         return {
             "daemon": {
                 "pid": os.getpid(),
@@ -117,9 +117,10 @@ class Queries:
             },
             "origins": [_origin(origin) for origin in self.datasets.origins],
             "backing": backing,
+            "eviction": found.facts() if found is not None else None,
             "memory": {"limit_bytes": self.memory_limit_bytes, "used_bytes": self.buffered_bytes()},
             "versions": [
-                await self._version(version) | {"last_used_ago_s": last_used_ago_s.get(version)}
+                await self._version(version, found) | {"last_used_ago_s": last_used_ago_s.get(version)}
                 for version in versions
             ],
             "warms": [facts_of(warm) for warm in self.warmer.warms if not warm.is_over],
@@ -180,7 +181,7 @@ class Queries:
             log.info("when versions were last used is not known: %s", exc)
             return {}
 
-    async def _version(self, version: Version) -> Answer:
+    async def _version(self, version: Version, found: Found | None) -> Answer:
         """A version that cannot be made ready is told with its `error`: the others are to be shown."""
         answer: Answer = {
             "dataset": version.dataset.name,
@@ -206,7 +207,7 @@ class Queries:
             "generation": generation.id,
             "files": summary.files,
             "bytes": summary.bytes,
-            "resident_bytes": await self._resident_bytes(generation),
+            "resident_bytes": await self.residents.bytes_of(generation, found),
             "left_out": summary.left_out,
             "left_out_examples": [list(example) for example in summary.left_out_examples],
             "share": self._share(generation),
@@ -223,35 +224,22 @@ class Queries:
             "is_full": not shares.has_room(generation.key, RUN),
         }
 
-    async def _resident_bytes(self, generation: Generation) -> int:
-        """Bytes of the version's files that are resident, without the padding of packs."""
-        await self.filler.flush_index()
-        return await trio.to_thread.run_sync(partial(self._sum_resident, generation))
-
-    def _sum_resident(self, generation: Generation) -> int:
-        """In a worker thread.  Exact for large objects; packs pad their members to pages, which is taken out evenly."""
-        catalog = generation.catalog
-        packs = {catalog.pack(number).identity for number in range(catalog.summary.packs)}
-        records = self.index.get_many(identity for identity, _, _ in catalog.segments())
-        large_bytes = large_resident = padded_bytes = padded_resident = 0
-        for (identity, size, _), record in zip(catalog.segments(), records, strict=True):
-            taken = record.resident_bytes if record is not None else 0
-            if identity in packs:
-                padded_bytes += pages(size)
-                padded_resident += taken
-            else:
-                large_bytes += size
-                large_resident += min(size, taken)
-        packed_bytes = catalog.summary.bytes - large_bytes
-        return large_resident + (padded_resident * packed_bytes // padded_bytes if padded_bytes else 0)
-
     async def resident_bytes(self) -> dict[str, int]:
         """How much is resident of each version in use, by NAME/VERSION."""
+        found = await self._found()
         return {
-            f"{version.dataset.name}/{version.name}": await self._resident_bytes(generation)
+            f"{version.dataset.name}/{version.name}": await self.residents.bytes_of(generation, found)
             for version in self.library.versions
             if (generation := version.current) is not None
         }
+
+    async def _found(self) -> Found | None:
+        """What the last round of eviction found; None if nobody has had one lately, or it cannot be seen."""
+        try:
+            return await self.ask_folder("standing", self.residents.look)
+        except BackingError as exc:
+            log.info("what is resident is known of this node only: %s", exc)
+            return None
 
     # ---------------------------------------------------------------- ls
 
@@ -263,10 +251,10 @@ class Queries:
             return {"entries": [_named(name, "dataset") for name in datasets]}
         dataset = await self.library.dataset(names[0])
         if len(names) == 1:
-            entries = []
+            entries, found = [], await self._found()
             for name in await self.library.version_names(dataset):
                 version = await self.library.version(dataset, name)
-                facts = await self._version(version)
+                facts = await self._version(version, found)
                 is_known = version.current is not None
                 entries.append(
                     _named(name, "version")

@@ -148,6 +148,11 @@ class Page:
         if unfilled_at_s is not None and (backing["state"] != "ok" or self._now_s - unfilled_at_s < _NEWS_S):
             unfilled = format_size(backing["unfilled_bytes"])
             yield "", f"{unfilled} were fetched and not filled so far, the last {self._ago(unfilled_at_s)}"
+        if eviction := answer.get("eviction"):
+            leaving = f", {format_size(eviction['leaving_bytes'])} are leaving" if eviction["leaving_bytes"] else ""
+            yield "eviction", f"by {eviction['host']}, {format_duration(eviction['ago_s'])} ago{leaving}"
+            if eviction["trouble"]:
+                yield "", eviction["trouble"]
         memory = answer["memory"]
         yield (
             "memory",

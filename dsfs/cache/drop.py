@@ -73,6 +73,8 @@ class Dropper:
             self.turn.release()
             self.metrics.drop_bytes.add(freed)
             log.info("dropped %s/%s: %d segments, %d bytes", version.dataset.name, version.name, count, freed)
+            for generation in version.generations:
+                self.filler.shares.note_drop(generation.key)
             await self.filler.flush_index()
             await self._tell()
         return freed, count

@@ -29,8 +29,8 @@ from dsfs.cache.tolerance import Tolerance
 from dsfs.model.errors import BackingError
 from dsfs.model.event import Kind
 from dsfs.model.eviction import Verdict
-from dsfs.model.nodes import LEASE_S
-from dsfs.model.retention import NOTHING, Amount
+from dsfs.model.nodes import LEASE_S, VersionKey
+from dsfs.model.retention import NOTHING, Amount, CachedVersion
 from dsfs.model.share import Shares, shares_of
 from dsfs.model.standing import Standing, held_versions
 from dsfs.storage.bulletin import Bulletin
@@ -43,6 +43,7 @@ T = TypeVar("T")
 ROUND_S = 30.0
 # In one round, so that the server has other work, too: as many renames as it does in some ten seconds.
 HIDDEN_AT_ONCE = 10_000
+WHOLE = 0.99
 END_S = 2.0  # what giving up the turn may take
 
 
@@ -92,6 +93,7 @@ class Evictor:
         self._lock = trio.Lock()
         self._limiter = trio.CapacityLimiter(1)
         self._tolerance = Tolerance(log, "nothing can be evicted")
+        self._whole: frozenset[VersionKey] | None = None  # versions of which all was there in the last round
         self._sign: tuple[int, float] | None = None  # of life of who has the turn, and since when it is that
 
     async def serve(self) -> None:
@@ -100,7 +102,7 @@ class Evictor:
             await trio.sleep(ROUND_S)
             with self._tolerance:
                 async with self._lock:
-                    self._tell(await self._in_thread(self._round))
+                    self._tell(*await self._in_thread(self._round))
 
     async def end(self) -> None:
         """No more rounds here; the next one is another node's at once."""
@@ -130,24 +132,33 @@ class Evictor:
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._limiter)
 
-    def _tell(self, left: tuple[Verdict, ...]) -> None:
+    def _tell(self, left: tuple[Verdict, ...], whole: tuple[CachedVersion, ...] = ()) -> None:
+        for found in whole:
+            self._events.tell(Kind.CACHED, *found.key[:2], "", found.held.size_bytes)
         for verdict in left:
             dataset, version, _ = verdict.key
             self._events.tell(Kind.EVICTED, dataset, version, verdict.rule.value, verdict.amount.size_bytes)
 
     # ---------------------------------------------------------------- by its thread
 
-    def _round(self) -> tuple[Verdict, ...]:
+    def _round(self) -> tuple[tuple[Verdict, ...], tuple[CachedVersion, ...]]:
+        """What has left, and what has become resident wholly."""
         self.is_ours = self._has_turn()
         if not self.is_ours:
-            return ()
+            return (), ()
         survey = self._surveyor.take(is_whole=False)
         left: tuple[Verdict, ...] = ()
         if survey.seen_since_ns is not None:
             left = tuple(self._hidden(survey, NOTHING))
             self._hide_waste(survey)
         self._finish(survey)
-        return left
+        return left, self._newly_whole(survey)
+
+    def _newly_whole(self, survey: Survey) -> tuple[CachedVersion, ...]:
+        """Versions of which all is there since the last round of this node.  Small files take less on some servers."""
+        whole = [v for v in survey.versions if v.size_bytes and v.held.size_bytes >= v.size_bytes * WHOLE]
+        before, self._whole = self._whole, frozenset(version.key for version in whole)
+        return tuple(version for version in whole if before is not None and version.key not in before)
 
     def _planned(self, need: Amount) -> Plan:
         survey = self._surveyor.take(is_whole=True)

@@ -5,6 +5,7 @@ backing directory is silent what was known last holds, and nothing waits.
 """
 
 import logging
+import math
 import threading
 import time
 
@@ -29,6 +30,8 @@ class ShareBook:
         self._nodes = nodes
         self._fillings = Fillings()
         self._lock = threading.Lock()
+        self._filled_s: dict[VersionKey, float] = {}
+        self._dropped_s: dict[VersionKey, float] = {}
         self._limiter = trio.CapacityLimiter(1)
         self._tolerance = Tolerance(log, "what versions may hold cannot be seen")
 
@@ -62,6 +65,7 @@ class ShareBook:
             has_room = self._fillings.has_room(owner, size_bytes)
             if has_room:
                 self._fillings.note(owner, size_bytes)
+                self._filled_s[owner] = time.monotonic()
             return has_room
 
     def give_back(self, owner: VersionKey | None, size_bytes: int) -> None:
@@ -74,3 +78,15 @@ class ShareBook:
         """That of the version, as far as this node knows; None: it has none."""
         with self._lock:
             return self._fillings.share(key)
+
+    def filled_s(self, key: VersionKey) -> float:
+        """When this node filled some of the version last, by its monotonic clock; -inf if it never did."""
+        return self._filled_s.get(key, -math.inf)
+
+    def dropped_s(self, key: VersionKey) -> float:
+        """The same of a drop."""
+        return self._dropped_s.get(key, -math.inf)
+
+    def note_drop(self, key: VersionKey) -> None:
+        """What was resident of the version was removed by this node."""
+        self._dropped_s[key] = time.monotonic()

@@ -112,9 +112,11 @@ def _daemon(config: Config) -> judge.Daemon:
     try:
         answer = ControlClient(config.control_socket).call("status", timeout_s=_DAEMON_S)
     except DaemonUnreachableError:
-        return judge.Daemon("", "", "")
-    backing = answer["backing"]
-    return judge.Daemon(answer["daemon"]["version"], backing["state"], backing.get("reason") or "")
+        return judge.Daemon("", "", "", "")
+    backing, eviction = answer["backing"], answer.get("eviction") or {}
+    return judge.Daemon(
+        answer["daemon"]["version"], backing["state"], backing.get("reason") or "", eviction.get("trouble", "")
+    )
 
 
 CHECKS: tuple[Check[Config, Any], ...] = (
@@ -166,7 +168,8 @@ CHECKS: tuple[Check[Config, Any], ...] = (
     ),
     Check(
         "node.daemon", "the daemon of this configuration, if it runs",
-        "it fills; a warning if it does not, a note for none or one of another version", _daemon, judge.daemon,
+        "it fills, and room that is given up comes back; a warning if not, a note for none or one of another version",
+        _daemon, judge.daemon,
     ),
 )  # fmt: skip
 

@@ -48,6 +48,28 @@ class Standing:
     versions: tuple[HeldVersion, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Resident:
+    """What a node knows of a version: bytes of its files that are resident, and what those take."""
+
+    size_bytes: int
+    taken_bytes: int
+
+
+def resident_bytes(known: Resident, held: HeldVersion | None, total_bytes: int, *, is_filled_since: bool) -> int:
+    """How many bytes of a version's files are resident, of `total_bytes`, from what a node knows and what was found of
+    all nodes.
+
+    What was found counts checksums, too, and says nothing of single files: where both agree but for a fiftieth, what is
+    known is right.  `is_filled_since`: the node has filled some of it since that was found.
+    """
+    held_bytes = held.held_bytes if held is not None else 0
+    if abs(held_bytes - known.taken_bytes) * 50 <= held_bytes:
+        return known.size_bytes
+    found_bytes = min(total_bytes, total_bytes * held_bytes // held.size_bytes) if held and held.size_bytes else 0
+    return max(found_bytes, known.size_bytes) if is_filled_since else found_bytes
+
+
 def held_versions(versions: Iterable[CachedVersion]) -> tuple[HeldVersion, ...]:
     """Those of which something is there; of too many, some."""
     found = (

@@ -11,11 +11,13 @@ import trio
 from dsfs.admin import queries
 from dsfs.admin.nodes import Neighbours
 from dsfs.admin.queries import Queries
+from dsfs.admin.residents import Residents
 from dsfs.admin.verbs import Verbs
 from dsfs.cache.datasets import Datasets
 from dsfs.cache.heartbeat import Heartbeat
 from dsfs.model.errors import BackingError, BusyError, UsageError
 from dsfs.storage.backing import MARK
+from dsfs.storage.bulletin import standing_at
 from dsfs.storage.nodes import NodesDirectory
 from tests.engine.engine import MIB, PREFIX, Engine, running
 from tests.engine.fake_origin import FakeOrigin
@@ -40,10 +42,11 @@ def spoil_catalogs(directory: Path, version: str) -> None:
 
 def queries_of(engine: Engine) -> Queries:
     datasets = cast(Datasets, SimpleNamespace(origins=[engine.origin], count=lambda: None))
+    standing = standing_at(engine.backing.standing, engine.backing.file_system)
     return Queries(
         engine.library, engine.opener, engine.filler, lambda: engine.memory.used_bytes, engine.backing, engine.room,
-        engine.health, engine.index, datasets, engine.warmer, engine.uses, engine.nodes, Path("/mnt"),
-        Path("/etc/dsfs.toml"), engine.settings.memory_bytes,
+        engine.health, Residents(engine.index, engine.filler, standing, engine.nodes), datasets, engine.warmer,
+        engine.uses, engine.nodes, Path("/mnt"), Path("/etc/dsfs.toml"), engine.settings.memory_bytes,
     )  # fmt: skip
 
 

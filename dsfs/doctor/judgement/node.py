@@ -176,6 +176,7 @@ class Daemon:
     version: str
     backing: str  # state
     reason: str
+    eviction: str  # what is wrong with it
 
 
 def daemon(running: Daemon) -> Finding:
@@ -184,6 +185,11 @@ def daemon(running: Daemon) -> Finding:
     measured = f"dsfs {running.version}, backing directory {running.backing}"
     if running.backing != "ok":
         return warn(f"{measured}: {running.reason}", "See `dsfs status`; the checks of the directory may tell why.")
+    if running.eviction:
+        return warn(
+            f"{measured}: {running.eviction}",
+            "Delete the snapshots of the volume, and have none made (ONTAP: -snapshot-policy none).",
+        )
     if running.version != __version__:
         return note(measured, f"This is dsfs {__version__}: restart the daemon to run it.")
     return ok(measured)

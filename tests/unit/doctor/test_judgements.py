@@ -52,10 +52,11 @@ NODE: Table = [
     (node.state_room, 64 * MIB - 1, FAIL),
     (node.clock_synchronized, True, OK),
     (node.clock_synchronized, False, NOTE),
-    (node.daemon, node.Daemon("", "", ""), NOTE),
-    (node.daemon, node.Daemon(__version__, "ok", ""), OK),
-    (node.daemon, node.Daemon("0.0.1", "ok", ""), NOTE),
-    (node.daemon, node.Daemon(__version__, "full", "backing.limit is reached"), WARN),
+    (node.daemon, node.Daemon("", "", "", ""), NOTE),
+    (node.daemon, node.Daemon(__version__, "ok", "", ""), OK),
+    (node.daemon, node.Daemon("0.0.1", "ok", "", ""), NOTE),
+    (node.daemon, node.Daemon(__version__, "full", "backing.limit is reached", ""), WARN),
+    (node.daemon, node.Daemon(__version__, "ok", "", "5 GiB that were deleted are not free"), WARN),
 ]
 
 NFS: Table = [
