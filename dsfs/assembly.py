@@ -210,6 +210,8 @@ class Assembly:
             shares_said,
             standing_said,
             backing.turns / "evictor",
+            self.segments,
+            self.filler,
             self.health,
             self.events,
         )

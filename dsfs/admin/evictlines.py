@@ -13,10 +13,10 @@ def eviction_lines(answer: Answer) -> Iterator[str]:
     """How much room there is, and how much is wanted."""
     used, limit = answer["used_bytes"], answer["limit_bytes"]
     leaving = f", {format_size(answer['leaving_bytes'])} of that leaving" if answer["leaving_bytes"] else ""
-    yield f"used      {format_size(used)} of {format_size(limit)} ({format_pct(used, limit)}){leaving}"
-    yield f"high, low {format_size(answer['high_bytes'])}, {format_size(answer['low_bytes'])}"
+    yield f"used        {format_size(used)} of {format_size(limit)} ({format_pct(used, limit)}){leaving}"
+    yield f"watermarks  {format_size(answer['high_bytes'])} and {format_size(answer['low_bytes'])}"
     if answer["wanted_bytes"]:
-        yield f"wanted    {format_size(answer['wanted_bytes'])} more"
+        yield f"wanted      {format_size(answer['wanted_bytes'])} more"
 
 
 def leaving_row(place: int, verdict: Answer) -> tuple[str, ...]:

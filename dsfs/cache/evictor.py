@@ -13,6 +13,7 @@ what came of it.  While the backing directory is silent that thread hangs, and s
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,7 +23,9 @@ from typing import TypeVar
 import trio
 
 from dsfs.cache.events import Events
+from dsfs.cache.fill import Filler
 from dsfs.cache.health import BackingHealth
+from dsfs.cache.segments import SegmentTable
 from dsfs.cache.survey import Survey, Surveyor
 from dsfs.cache.sweep import Sweeper
 from dsfs.cache.tolerance import Tolerance
@@ -77,6 +80,8 @@ class Evictor:
         shares: Bulletin[Shares],
         standing: Bulletin[Standing],
         turn: Path,
+        segments: SegmentTable,
+        filler: Filler,
         health: BackingHealth,
         events: Events,
     ) -> None:
@@ -88,6 +93,8 @@ class Evictor:
         self._standing = standing
         self._turn_path = turn
         self._turn = Turn(turn)
+        self._segments = segments
+        self._filler = filler
         self._health = health
         self._events = events
         self._lock = trio.Lock()
@@ -133,6 +140,9 @@ class Evictor:
         return await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._limiter)
 
     def _tell(self, left: tuple[Verdict, ...], whole: tuple[CachedVersion, ...] = ()) -> None:
+        for identity in (identity for verdict in left for identity in verdict.segments):
+            if self._segments.find(identity) is None:  # else it says itself what becomes of it
+                self._filler.removed(identity)
         for found in whole:
             self._events.tell(Kind.CACHED, *found.key[:2], "", found.held.size_bytes)
         for verdict in left:
@@ -151,7 +161,7 @@ class Evictor:
         if survey.seen_since_ns is not None:
             left = tuple(self._hidden(survey, NOTHING))
             self._hide_waste(survey)
-        self._finish(survey)
+        self._finish(survey, left)
         return left, self._newly_whole(survey)
 
     def _newly_whole(self, survey: Survey) -> tuple[CachedVersion, ...]:
@@ -170,11 +180,15 @@ class Evictor:
     def _evicted(self, need: Amount) -> Plan:
         plan = self._planned(need)
         left = tuple(self._hidden(plan.survey, need))
-        self._finish(plan.survey)
+        self._finish(plan.survey, left)
         return replace(plan, leaves=left)
 
-    def _finish(self, survey: Survey) -> None:
+    def _finish(self, survey: Survey, left: tuple[Verdict, ...]) -> None:
+        """Delete what was hidden before, and tell all nodes what is there now that this has `left`."""
         self._sweeper.sweep(survey)
+        gone: Counter[VersionKey] = Counter()
+        for verdict in left:
+            gone[verdict.key] += verdict.amount.size_bytes
         self._shares.place(shares_of(survey.versions, survey.allotted, survey.uses, survey.now_ns))
         node = self._surveyor.nodes.node
         self._standing.place(
@@ -182,10 +196,10 @@ class Evictor:
                 survey.now_ns,
                 node,
                 survey.host(node),
-                survey.room.leaving.size_bytes,
+                survey.room.leaving.size_bytes + gone.total(),
                 self._sweeper.trouble,
                 survey.seen_since_ns is not None,
-                held_versions(survey.versions),
+                held_versions(survey.versions, gone),
             )
         )
 

@@ -53,10 +53,10 @@ class Shares:
 def shares_of(
     versions: Iterable[CachedVersion], allotted: Mapping[VersionKey, int], uses: Uses, counted_ns: int
 ) -> Shares:
-    """The shares of those versions that are allotted something; of too many, those that have the least left."""
+    """The shares of versions in use that may not be there wholly; of too many, of those that have the least left."""
     shares = []
     for version in versions:
-        if version.key in allotted:
+        if allotted.get(version.key, version.size_bytes) < version.size_bytes:
             nodes = len(uses.versions.get(version.key, ()))
             shares.append(Share(*version.key, allotted[version.key], version.held.size_bytes, max(1, nodes)))
     return Shares(counted_ns, tuple(sorted(shares, key=lambda share: share.left_bytes)[:MOST_VERSIONS]))

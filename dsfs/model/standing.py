@@ -2,7 +2,7 @@
 leaving, and what is wrong.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
@@ -70,12 +70,12 @@ def resident_bytes(known: Resident, held: HeldVersion | None, total_bytes: int, 
     return max(found_bytes, known.size_bytes) if is_filled_since else found_bytes
 
 
-def held_versions(versions: Iterable[CachedVersion]) -> tuple[HeldVersion, ...]:
-    """Those of which something is there; of too many, some."""
+def held_versions(versions: Iterable[CachedVersion], gone: Mapping[VersionKey, int]) -> tuple[HeldVersion, ...]:
+    """Those of which something is there, without what of it is `gone` since; of too many, some."""
     found = (
-        HeldVersion(*version.key, version.held.size_bytes, version.size_bytes)
+        HeldVersion(*version.key, held_bytes, version.size_bytes)
         for version in versions
-        if version.held.size_bytes
+        if (held_bytes := version.held.size_bytes - gone.get(version.key, 0)) > 0
     )
     return tuple(islice(found, MOST_VERSIONS))
 

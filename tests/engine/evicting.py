@@ -52,6 +52,8 @@ class Evicting:
             shares_at(backing.shares, backing.file_system),
             standing_at(backing.standing, backing.file_system),
             backing.turns / "evictor",
+            engine.segments,
+            engine.filler,
             engine.health,
             engine.events,
         )

@@ -48,9 +48,9 @@ def test_what_would_leave_comes_first_in_its_order() -> None:
         )
     )
     assert lines[:3] == [
-        "used      95.0 GiB of 100 GiB (95.0 %), 2.00 GiB of that leaving",
-        "high, low 90.0 GiB, 80.0 GiB",
-        "wanted    5.00 GiB more",
+        "used        95.0 GiB of 100 GiB (95.0 %), 2.00 GiB of that leaving",
+        "watermarks  90.0 GiB and 80.0 GiB",
+        "wanted      5.00 GiB more",
     ]
     assert lines[5].split() == ["1", "speech/v1", "3.00", "GiB", "1,200", "9d", "ago", "stale"]
     assert "speech/v2 (generation 0123456789ab)" in lines[6]

@@ -30,14 +30,15 @@ def share(allotted: int, held: int = 0, *, nodes: int = 1) -> Share:
 
 def test_versions_in_use_have_shares_for_as_many_nodes_as_use_them() -> None:
     uses = replace(NOBODY, versions={A: {"n1": used(), "n2": used()}})
-    shares = shares_of([version("a", 7), version("b", 3), version("c", 9)], {A: 10, B: 5}, uses, 42)
+    found = [replace(version(name, held), size_bytes=11) for name, held in (("a", 7), ("b", 3), ("c", 9), ("d", 8))]
+    shares = shares_of(found, {A: 10, B: 5, key("d"): 11}, uses, 42)  # what may be there wholly needs none
     assert shares == Shares(42, (Share(*B, 5, 3, 1), Share(*A, 10, 7, 2)))
     assert shares_in(content_of(shares)) == shares
 
 
 def test_of_too_many_those_with_the_least_left_are_told_and_can_be_read() -> None:
     names = [f"{number:04}" + "\udcff" * 250 for number in range(MOST_VERSIONS + 10)]
-    versions = [version(name, 1, number="\udcff" * 255) for name in names]
+    versions = [replace(version(name, 1, number="\udcff" * 255), size_bytes=2**61) for name in names]
     allotted = {found.key: 2**60 - place for place, found in enumerate(versions)}
     shares = shares_of(versions, allotted, NOBODY, 1)
     assert {found.key for found in shares.versions} == {found.key for found in versions[10:]}
