@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import trio
 
 from dsfs.cache.tolerance import Tolerance
-from dsfs.model.errors import NoRoomError
 from dsfs.storage.room import Room
 
 log = logging.getLogger(__name__)
@@ -53,11 +52,5 @@ class RoomKeeper:
             await self._try(self.room.leave)
 
     async def _try(self, work: Callable[[], None]) -> None:
-        def attempt() -> None:
-            try:
-                work()
-            except NoRoomError as exc:  # others are at the account
-                raise OSError(str(exc)) from exc
-
         with self._tolerance:
-            await trio.to_thread.run_sync(attempt, abandon_on_cancel=True, limiter=self._limiter)
+            await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._limiter)

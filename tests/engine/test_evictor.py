@@ -17,7 +17,9 @@ from dsfs.model.errors import BackingError
 from dsfs.model.eviction import Rule
 from dsfs.model.pin import Pin
 from dsfs.model.retention import Amount
+from dsfs.storage import account as account_module
 from dsfs.storage.account import count
+from dsfs.storage.turn import Turn
 from tests.engine.engine import MIB, PREFIX, Engine, Settings, running, until
 from tests.engine.evicting import DAY_S, Evicting, age, hidden, present
 from tests.engine.fake_origin import FakeOrigin
@@ -268,6 +270,23 @@ async def test_node_whose_turn_it_is_does_the_rounds_and_another_one_when_that_s
             await until(lambda: bool(other.evictor.is_ours), "the turn")
             nursery.cancel_scope.cancel()
         await other.close()
+
+
+async def test_round_for_which_another_node_does_not_leave_the_account_is_tried_again_without_ado(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(evictor_module, "ROUND_S", 0.01)
+    monkeypatch.setattr(account_module, "PATIENCE_S", 0.0)
+    caplog.set_level("INFO")
+    async with evicting(tmp_path, "v1") as (engine, found):
+        other = Turn(engine.backing.turns / account_module.ACCOUNT)
+        assert other.try_take()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(found.evictor.serve)
+            await until(lambda: "nothing can be evicted: another node is at the account" in caplog.text, "a refusal")
+            other.end()
+            await until(lambda: found.sweeper._count is not None, "a count that has begun")
+            nursery.cancel_scope.cancel()
 
 
 async def test_directory_that_cannot_be_seen_is_an_error_and_nothing_leaves(
