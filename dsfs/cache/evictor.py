@@ -119,20 +119,19 @@ class Evictor:
 
     async def plan(self, need_bytes: int) -> Plan:
         """What would leave so that there is room for so much; BackingError if that cannot be known now."""
-        async with self._lock:
-            return await self._asked(partial(self._planned, Amount(need_bytes)))
+        return await self._asked(partial(self._planned, Amount(need_bytes)))
 
     async def evict(self, need_bytes: int) -> Plan:
         """The same, and it has left; also without the turn.  BackingError."""
-        async with self._lock:
-            plan = await self._asked(partial(self._evicted, Amount(need_bytes)))
+        plan = await self._asked(partial(self._evicted, Amount(need_bytes)))
         self._tell(plan.leaves)
         return plan
 
     async def _asked(self, work: Callable[[], T]) -> T:
         try:
             with self._health.patience(is_long=True):
-                return await self._in_thread(work)
+                async with self._lock:
+                    return await self._in_thread(work)
         except OSError as exc:
             raise BackingError(f"the backing directory cannot be looked through: {exc}") from exc
 
