@@ -34,7 +34,7 @@ class Limits:
 @dataclass(frozen=True, slots=True)
 class Survey:
     """`used`: what lies there, without what nodes may fill yet of their grants.  `ahead`: what versions in use will
-    fill within the horizon.  `unknown`: what may hold or use anything.  `seen_since_ns`: all is seen as it was then or
+    fill within the horizon.  `unknown`: nodes that may use anything.  `seen_since_ns`: all is seen as it was then or
     later; None if something was not seen yet.
     """
 
@@ -112,8 +112,7 @@ class Surveyor:
         room = self._room_now(account)
         allotted = allotments(versions, room, self._retention_of, look.now_ns)
         ahead = Amount(foreseen(versions, allotted, uses.speeds(), self.limits.horizon_s))
-        unknown = uses.unknown | frozenset(scan.unknown)
-        return Survey(look, uses, tuple(versions), room, account.used, allotted, ahead, unknown, scan.since_ns)
+        return Survey(look, uses, tuple(versions), room, account.used, allotted, ahead, uses.unknown, scan.since_ns)
 
     def judge(self, survey: Survey, need: Amount) -> Iterator[Verdict]:
         """What has to leave so that there is room for `need`, and for what is ahead; then what stays."""
