@@ -55,6 +55,12 @@ EVENT = V1 | {
 }  # fmt: skip
 
 
+EVICTION = {
+    "limit_bytes": 100, "high_bytes": 90, "low_bytes": 80, "used_bytes": 50, "leaving_bytes": 0, "wanted_bytes": 0,
+    "missing_bytes": 0, "missing_inodes": 0, "grace_s": 600.0, "leaves": [], "stays": [],
+}  # fmt: skip
+
+
 class FakeDaemon:
     """A control server in a thread of its own; `asked` is what it was asked."""
 
@@ -67,6 +73,8 @@ class FakeDaemon:
             "ls": {"entries": [{"name": "speech", "kind": "dataset"}]},
             "why": WHY,
             "drop": V1 | {"dropped_bytes": 4096, "segments": 2},
+            "evict": EVICTION,
+            "evict_plan": EVICTION,
             "refresh": V1 | {"changed": True, "generation": "new", "previous": "old", "files": 3, "bytes": 9},
             "metrics": {"text": "dsfs_fill_bytes_total 5\n"},
             "warm": WARM,

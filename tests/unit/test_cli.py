@@ -122,6 +122,8 @@ def test_changes_say_what_they_did(page_of: Callable[..., str]) -> None:
         (["ls"], ("ls", {"target": None})),
         (["ls", "speech/v1"], ("ls", {"target": "speech/v1"})),
         (["why", "speech/v1/a"], ("why", {"path": "speech/v1/a"})),
+        (["evict"], ("evict", {"need_bytes": 0})),
+        (["evict", "--dry-run", "--need", "500GiB"], ("evict_plan", {"need_bytes": 500 * 2**30})),
         (["drop", "speech/v1", "--yes"], ("drop", {"target": "speech/v1", "force": False})),
         (["refresh", "speech/v1"], ("refresh", {"target": "speech/v1"})),
         (["metrics"], ("metrics", {})),
@@ -255,6 +257,7 @@ def test_without_a_daemon_the_code_is_its_own(config: Path, capsys: pytest.Captu
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["evict", "--need", "5"], "argument --need: '5': expected a size"),
         (["drop"], "the following arguments are required: NAME/VERSION (see dsfs drop --help)"),
         (["warm", "--stop"], "expected NAME/VERSION, or --list (see dsfs warm --help)"),
         (["mount", "--timeout", "5"], "argument --timeout: '5': expected a duration with its unit"),

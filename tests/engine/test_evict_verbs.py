@@ -1,0 +1,49 @@
+"""The verbs that evict: what they answer, and refuse."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dsfs.admin.evicting import EvictVerbs
+from dsfs.admin.render import Page
+from dsfs.model.errors import UsageError
+from tests.engine.evicting import age, hidden
+from tests.engine.test_evictor import evicting
+from tests.engine.test_pin_verbs import kinds_told
+
+Answer = dict[str, Any]
+
+
+async def test_plan_changes_nothing_and_evict_does_what_it_says(tmp_path: Path) -> None:
+    async with evicting(tmp_path, "v1", "v2", grace_s=600) as (engine, found):
+        age(engine, "v1")
+        age(engine, "v2", 1)
+        verbs = EvictVerbs(found.evictor).table()
+        assert (verbs["evict_plan"].changes, verbs["evict"].changes) == (False, True)
+        plan: Answer = await verbs["evict_plan"].run({"need_bytes": 1000})  # type: ignore[assignment]
+        assert hidden(engine) == []
+        (leaves,), (stays,) = plan["leaves"], plan["stays"]
+        assert (leaves["version"], leaves["rule"], leaves["segments"]) == ("v1", "stale", 2)
+        assert leaves["last_used_ago_s"] == pytest.approx(30 * 86_400, rel=0.01)
+        assert (stays["version"], stays["rule"], stays["nodes"]) == ("v2", "room", [])
+        assert (plan["wanted_bytes"], plan["missing_bytes"], plan["grace_s"]) == (1000, 0, 600)
+        assert plan["limit_bytes"] >= plan["high_bytes"] >= plan["low_bytes"] >= plan["used_bytes"] > leaves["bytes"]
+        assert json.loads(json.dumps(plan)) == plan
+
+        done: Answer = await verbs["evict"].run({})  # type: ignore[assignment]
+        assert [verdict["version"] for verdict in done["leaves"]] == ["v1"]
+        assert len(hidden(engine)) == 2
+        assert "photos/v1" in Page(0).eviction(done, is_done=True)
+        again: Answer = await verbs["evict_plan"].run({})  # type: ignore[assignment]
+        assert (again["leaves"], again["leaving_bytes"] > 6_000_000) == ([], True)
+        await engine.events.end()
+        assert "evicted" in await kinds_told(engine, 3)
+
+
+@pytest.mark.parametrize("need", [-1, "5", 1.5, True, 2**63])
+async def test_need_that_is_no_size_is_refused(tmp_path: Path, need: object) -> None:
+    async with evicting(tmp_path) as (_, found):
+        with pytest.raises(UsageError, match="argument 'need_bytes' is no number of bytes"):
+            await EvictVerbs(found.evictor).plan({"need_bytes": need})
