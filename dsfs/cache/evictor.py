@@ -216,7 +216,9 @@ class Evictor:
                 "%s/%s: %d segments with %d bytes are evicted: %s",
                 *verdict.key[:2], len(segments), hidden.size_bytes, verdict.rule.value,
             )  # fmt: skip
-            yield replace(verdict, segments=segments, amount=hidden)
+            # With what lies beside the data, as the survey counts it, if it is all of it.
+            amount = verdict.amount if len(segments) == len(verdict.segments) else hidden
+            yield replace(verdict, segments=segments, amount=amount)
 
     def _hide_waste(self, survey: Survey) -> None:
         """What belongs to nobody any more: segments of no generation, and old generations of which nothing is left."""
