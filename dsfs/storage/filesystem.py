@@ -76,7 +76,6 @@ _AT_FDCWD = -100
 _AT_SYMLINK_NOFOLLOW = 0x100
 _AT_EMPTY_PATH = 0x1000
 _AT_STATX_FORCE_SYNC = 0x2000
-_AT_SYMLINK_NOFOLLOW = 0x100
 _STATX_NLINK, _STATX_MTIME, _STATX_INO, _STATX_SIZE, _STATX_BLOCKS = 0x04, 0x40, 0x100, 0x200, 0x400
 _statx = ctypes.CDLL(None, use_errno=True).statx
 _statx_result = ctypes.c_char * 256
@@ -130,6 +129,8 @@ def lstat_anew(path: Path, fs: FileSystem) -> os.stat_result:
         reach("file.refresh")
         _ask(_AT_FDCWD, os.fsencode(path), _AT_STATX_FORCE_SYNC | _AT_SYMLINK_NOFOLLOW)
     return os.lstat(path)
+
+
 def allocated(path: Path) -> tuple[int, int]:
     """The inode of what lies at `path` and the bytes that it takes, as the server has it now (1 GETATTR)."""
     reach("file.allocated")
