@@ -93,7 +93,7 @@ class Sweeper:
                 if not self._is_due(trashed, survey):
                     continue
                 # One that is larger than all that may be owed goes alone.
-                is_alone = freed == NOTHING and not self._ledger.owed_bytes
+                is_alone = freed == NOTHING and self._ledger.is_nearly_paid(self._limit_bytes)
                 if freed.size_bytes + trashed.taken.size_bytes > budget and not is_alone:
                     is_short = True
                     break
@@ -139,4 +139,5 @@ class Sweeper:
             counted = account.end_count(self._count.epoch, self._census.total())
             if known is not None:
                 self._ledger.correct((counted.used - known.used).size_bytes)
+            self._room.tell()  # what is freed by who has not seen that it was counted anew is not taken off
             self._count, self._counted_s = None, self._clock()
