@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from dsfs.cache.survey import Survey, Surveyor
+from dsfs.metrics import Metrics
 from dsfs.model.ledger import Ledger
 from dsfs.model.quantity import format_size
 from dsfs.model.retention import NOTHING
@@ -46,6 +47,7 @@ class Sweeper:
         surveyor: Surveyor,
         trash: Trash,
         room: Room,
+        metrics: Metrics,
         grace_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -53,6 +55,7 @@ class Sweeper:
         self._census = surveyor.census
         self._trash = trash
         self._room = room
+        self._metrics = metrics
         self._limit_bytes = surveyor.limits.limit_bytes
         self._clock = clock
         self._told = Told()
@@ -102,6 +105,7 @@ class Sweeper:
         finally:
             self._deleted_bytes = freed.size_bytes
             self._room.freed(freed)
+            self._metrics.evict_deleted_bytes.add(freed.size_bytes)
         if freed != NOTHING:
             self._room.tell()  # or others would find no room for half a minute yet
         if not is_short or freed != NOTHING:

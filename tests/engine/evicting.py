@@ -48,7 +48,7 @@ class Evicting:
         self.surveyor = Surveyor(
             engine.room, self.census, nodes, engine.uses, self.pins, limits, lambda dataset: retention
         )
-        self.sweeper = Sweeper(self.surveyor, self.trash, engine.room, grace_s, lambda: self.clock_s)
+        self.sweeper = Sweeper(self.surveyor, self.trash, engine.room, engine.metrics, grace_s, lambda: self.clock_s)
         self.evictor = Evictor(
             self.surveyor,
             self.sweeper,
@@ -60,6 +60,7 @@ class Evicting:
             engine.filler,
             engine.health,
             engine.events,
+            engine.metrics,
         )
 
     def _there(self) -> FileSystemRoom:
