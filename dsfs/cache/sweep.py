@@ -130,6 +130,7 @@ class Sweeper:
         if self._count is None:
             if self._counted_s is None or self._clock() - self._counted_s >= COUNT_EVERY_S:
                 self._count = _Count(account.begin_count())
+                self._room.tell()  # this node moves at once
             return
         if self._count.moved_ns is None:
             living = frozenset(seen.node for seen in survey.look.sightings if survey.look.has_lease(seen))

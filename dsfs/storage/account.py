@@ -219,15 +219,17 @@ class SharedAccount:
 def count(folder: Path, most: int | None = None) -> Amount | None:
     """What everything below the folder takes, and itself; None if that is more than `most` files.
 
-    Without what begins with a dot (.snapshot), but for files that an NFS client keeps for who has them open.
+    A file counts once, also in the middle of its seal, when it has two names in its folder.  Without what begins with a dot (.snapshot), but for files that an NFS client keeps for who has them open.
     """
     found = Amount(allocated(folder)[1], 1)
     waiting = [folder]
     while waiting:
+        met: set[int] = set()
         with suppress(FileNotFoundError), os.scandir(waiting.pop()) as entries:
             for entry in entries:
-                if entry.name.startswith(".") and not entry.name.startswith(".nfs"):
+                if (entry.name.startswith(".") and not entry.name.startswith(".nfs")) or entry.inode() in met:
                     continue
+                met.add(entry.inode())
                 path = Path(entry.path)
                 with suppress(FileNotFoundError):
                     found += Amount(allocated(path)[1], 1)
