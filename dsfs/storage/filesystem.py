@@ -62,21 +62,22 @@ def is_unfinished(name: str) -> bool:
     return ".new-" in name and not name.endswith(NEW)
 
 
-def remove(path: Path) -> None:
-    """Unlink the file; that it is not there is no error."""
+def remove(path: Path) -> bool:
+    """Unlink the file; whether it was there, which of several at once one is told (over NFSv3, at most one)."""
     reach("file.remove")
     try:
         os.unlink(path)
     except OSError as exc:
         if exc.errno not in GONE:
             raise
+        return False
+    return True
 
 
 _AT_FDCWD = -100
 _AT_SYMLINK_NOFOLLOW = 0x100
 _AT_EMPTY_PATH = 0x1000
 _AT_STATX_FORCE_SYNC = 0x2000
-_AT_SYMLINK_NOFOLLOW = 0x100
 _STATX_NLINK, _STATX_MTIME, _STATX_INO, _STATX_SIZE, _STATX_BLOCKS = 0x04, 0x40, 0x100, 0x200, 0x400
 _statx = ctypes.CDLL(None, use_errno=True).statx
 _statx_result = ctypes.c_char * 256
@@ -130,6 +131,8 @@ def lstat_anew(path: Path, fs: FileSystem) -> os.stat_result:
         reach("file.refresh")
         _ask(_AT_FDCWD, os.fsencode(path), _AT_STATX_FORCE_SYNC | _AT_SYMLINK_NOFOLLOW)
     return os.lstat(path)
+
+
 def allocated(path: Path) -> tuple[int, int]:
     """The inode of what lies at `path` and the bytes that it takes, as the server has it now (1 GETATTR)."""
     reach("file.allocated")
