@@ -170,7 +170,7 @@ class Scanner:
             entries += 1
             if not entry.is_dir(follow_symlinks=False):
                 taken += room_below(Path(entry.path))
-            elif stamp_in(entry.name) is not None:
+            elif stamp_in(entry.name) is not None and _GENERATION.fullmatch(entry.name.partition(".")[0]):
                 room = room_below(Path(entry.path))
                 new.trash.append((entry.name, room.size_bytes, room.inodes))
             elif not entry.name.startswith("."):
