@@ -321,7 +321,7 @@ async def test_what_cannot_be_deleted_is_in_the_way_of_nothing_else(
             assert standing is not None
             assert standing.counted_ns == found.surveyor.nodes._beat_ns
         assert hidden(engine) == [Path(bad[0]).name]
-        monkeypatch.undo()
+        monkeypatch.setattr(found.trash, "delete", delete)
         await rounds(found, 2)
         assert hidden(engine) == []
 
@@ -337,3 +337,34 @@ async def test_what_is_deleted_after_a_count_is_taken_off(tmp_path: Path) -> Non
         there = count(engine.backing.path)
         assert there is not None
         assert there.size_bytes <= engine.room.used_bytes < there.size_bytes + MIB
+
+
+async def test_folder_that_was_never_seen_and_cannot_be_is_an_error_and_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with evicting(tmp_path, "v1") as (engine, found):
+        age(engine, "v1")
+        scandir = os.scandir
+
+        def refuse(path: Path) -> object:
+            if path == engine.backing.generations / "photos":
+                raise OSError(errno.EACCES, "Permission denied")
+            return scandir(path)
+
+        monkeypatch.setattr(os, "scandir", refuse)
+        with trio.fail_after(20), pytest.raises(BackingError, match="versions/photos: Permission denied"):
+            await found.evictor.plan(0)
+        monkeypatch.setattr(os, "scandir", scandir)
+        assert (await found.evictor.evict(0)).leaves
+
+
+async def test_use_that_stops_an_eviction_is_known_to_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with evicting(tmp_path, "v1", "v2") as (engine, found):
+        age(engine, "v1", 30)
+        age(engine, "v2", 20)
+        await found.evictor.plan(0)
+        engine.uses.touch("photos", "v1")
+        assert (await found.evictor.evict(0)).leaves == ()
+        assert [verdict.key[1] for verdict in (await found.evictor.evict(0)).leaves] == ["v2"]
