@@ -188,11 +188,16 @@ class Evictor:
 
     def _finish(self, survey: Survey, left: tuple[Verdict, ...]) -> None:
         """Delete what was hidden before, and tell all nodes what is there now that this has `left`."""
-        self._sweeper.sweep(survey)
+        self._shares.place(shares_of(survey.versions, survey.allotted, survey.uses, survey.now_ns))
+        try:
+            self._sweeper.sweep(survey)
+        finally:  # also what could not be deleted has left
+            self._place_standing(survey, left)
+
+    def _place_standing(self, survey: Survey, left: tuple[Verdict, ...]) -> None:
         gone: Counter[VersionKey] = Counter()
         for verdict in left:
             gone[verdict.key] += verdict.amount.size_bytes
-        self._shares.place(shares_of(survey.versions, survey.allotted, survey.uses, survey.now_ns))
         node = self._surveyor.nodes.node
         self._standing.place(
             Standing(

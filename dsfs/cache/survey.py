@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from dsfs.model.account import Account
 from dsfs.model.allotment import RetentionOf, allotments, foreseen
+from dsfs.model.errors import BackingError
 from dsfs.model.eviction import Verdict, judge
 from dsfs.model.inventory import CachedGeneration, cached_versions
 from dsfs.model.lastuse import TOLD_EVERY_S, LastUse
@@ -40,7 +41,7 @@ class Survey:
 
     look: Look
     uses: Uses
-    versions: tuple[CachedVersion, ...]
+    by_key: Mapping[VersionKey, CachedVersion]
     room: Room
     used: Amount
     allotted: Mapping[VersionKey, int]
@@ -52,9 +53,13 @@ class Survey:
     def now_ns(self) -> int:
         return self.look.now_ns
 
+    @property
+    def versions(self) -> tuple[CachedVersion, ...]:
+        return tuple(self.by_key.values())
+
     def idle_s(self, key: VersionKey) -> float:
         """Since when nobody uses the version."""
-        return next(version.idle_s(self.now_ns) for version in self.versions if version.key == key)
+        return self.by_key[key].idle_s(self.now_ns)
 
     def host(self, node: str) -> str:
         """What people call the node."""
@@ -87,11 +92,15 @@ class Surveyor:
         self._reused: frozenset[VersionKey] = frozenset()
 
     def take(self, *, is_whole: bool) -> Survey:
-        """Everything as it is now.  `is_whole`: however long it takes to look; else what is known of it."""
+        """Everything as it is now.  `is_whole`: however long it takes to look; else what is known of it.
+
+        BackingError if something that was never seen cannot be looked at.
+        """
         look = self.nodes.look()
         uses = look.uses()
         while (scan := self.census.scan(look.now_ns)).since_ns is None and is_whole:
-            pass
+            if scan.trouble:
+                raise BackingError(f"the backing directory cannot be looked through: {scan.trouble}")
         self._learn_uses(look.now_ns)
         versions = cached_versions(
             [
@@ -112,7 +121,8 @@ class Surveyor:
         room = self._room_now(account)
         allotted = allotments(versions, room, self._retention_of, look.now_ns)
         ahead = Amount(foreseen(versions, allotted, uses.speeds(), self.limits.horizon_s))
-        return Survey(look, uses, tuple(versions), room, account.used, allotted, ahead, uses.unknown, scan.since_ns)
+        by_key = {version.key: version for version in versions}
+        return Survey(look, uses, by_key, room, account.used, allotted, ahead, uses.unknown, scan.since_ns)
 
     def judge(self, survey: Survey, need: Amount) -> Iterator[Verdict]:
         """What has to leave so that there is room for `need`, and for what is ahead; then what stays."""
@@ -137,7 +147,10 @@ class Surveyor:
             return True
         known = self._last_uses.get((dataset, version))
         told = self._uses.of([(dataset, version)])
-        return told.get((dataset, version), 0) <= (known.used_ns if known else 0)
+        is_as_known = told.get((dataset, version), 0) <= (known.used_ns if known else 0)
+        if not is_as_known:
+            self._asked_ns = 0  # the next survey is to know, or the same version would stop it again
+        return is_as_known
 
     def _learn_uses(self, now_ns: int) -> None:
         """All last uses, no more often than nodes tell them: that is a request for each version."""

@@ -19,6 +19,7 @@ from dsfs.model.quantity import format_size
 from dsfs.model.retention import NOTHING
 from dsfs.model.told import Told
 from dsfs.storage.census import TrashedFile
+from dsfs.storage.censusscan import is_of_segments
 from dsfs.storage.room import Room
 from dsfs.storage.trash import Trash
 
@@ -53,6 +54,7 @@ class Sweeper:
     ) -> None:
         self.grace_s = grace_s
         self._census = surveyor.census
+        self._nodes = surveyor.nodes
         self._trash = trash
         self._room = room
         self._metrics = metrics
@@ -63,6 +65,7 @@ class Sweeper:
         self._deleted_bytes = 0
         self._owed_s: float | None = None  # since when nothing could be deleted
         self._met: dict[str, tuple[int, float]] = {}  # when each was first seen here, by the server's clock and by ours
+        self._refused: set[str] = set()  # what could not be deleted
         self._count: _Count | None = None
         self._counted_s: float | None = None
 
@@ -85,8 +88,11 @@ class Sweeper:
 
     def _delete(self, survey: Survey) -> None:
         present = self._census.trash()
-        now = survey.now_ns, self._clock()
+        # Not when the survey began: another evictor may have hidden some of it since.
+        now = self._nodes.time_at(time.monotonic()), self._clock()
         self._met = {trashed.name: self._met.get(trashed.name, now) for trashed in present}
+        self._refused &= self._met.keys()
+        present.sort(key=lambda trashed: trashed.name in self._refused)  # last: nothing else is to wait for them
         budget = self._ledger.may_delete(self._limit_bytes)
         freed, count, is_short = NOTHING, 0, False
         try:
@@ -100,7 +106,9 @@ class Sweeper:
                 if freed.size_bytes + trashed.taken.size_bytes > budget and not is_alone:
                     is_short = True
                     break
+                self._refused.add(trashed.name)
                 freed += self._trash.delete(trashed.name)
+                self._refused.remove(trashed.name)
                 count += 1
         finally:
             self._deleted_bytes = freed.size_bytes
@@ -120,6 +128,8 @@ class Sweeper:
         age_s = max((survey.now_ns - trashed.stamp_ns) / 1e9, self._clock() - met_s)
         if age_s < self.grace_s or not self._told.is_complete(survey.look, met_ns):
             return False
+        if not is_of_segments(trashed.name):
+            return True  # a generation: who has it open has a copy of his own
         identity = PurePath(trashed.name).name.partition(".")[0]
         return not survey.uses.is_open(identity, self._census.owners_of(identity))
 
@@ -146,3 +156,4 @@ class Sweeper:
                 self._ledger.correct((counted.used - known.used).size_bytes)
             self._room.tell()  # what is freed by who has not seen that it was counted anew is not taken off
             self._count, self._counted_s = None, self._clock()
+            self._room.tell()  # what is freed from now on was counted, and has to be taken off

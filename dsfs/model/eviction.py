@@ -208,6 +208,9 @@ class _Plan:
         """Of a version what is missing, least recently used first, up to `most_bytes`; or all."""
         if version.key in self.gone or (missing is not None and NOTHING.covers(missing)):
             return
+        if version.held == NOTHING:
+            self.gone.add(version.key)  # its segments are not asked for: of most versions nothing is there
+            return
         if most_bytes is not None:
             most_bytes -= self.removed.get(version.key, NOTHING).size_bytes
         taken = self._taken.get(version.key, ())

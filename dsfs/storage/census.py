@@ -6,7 +6,7 @@ segments are read when they are asked for.
 Concurrency: one thread scans, any number ask.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -120,15 +120,16 @@ class Census:
         number = self._file.numbers_of(dataset, version).get(generation)
         if number is None:
             return
-        keys = {each: found.key for each, found in self._file.all_generations()}
         for identity, entry in self._file.held_of(number):
-            others = tuple(keys[owner] for owner in entry.owners if owner != number and owner in keys)
+            others = tuple(self._keys_of(owner for owner in entry.owners if owner != number))
             yield HeldSegment(identity.hex(), entry.size_bytes, entry.inodes, entry.filled_ns, others)
 
     def owners_of(self, identity: str) -> list[VersionKey]:
         """The generations that the segment is of, whether anything of it is there or not."""
-        keys = {number: found.key for number, found in self._file.all_generations()}
-        return [keys[owner] for owner in self._file.owners_of(bytes.fromhex(identity)) if owner in keys]
+        return list(self._keys_of(self._file.owners_of(bytes.fromhex(identity))))
+
+    def _keys_of(self, numbers: Iterable[int]) -> Iterator[VersionKey]:
+        return (key for number in numbers if (key := self._file.key_of(number)) is not None)
 
     def orphans(self) -> Iterator[HeldSegment]:
         """Segments that no generation had while each was looked at, and for an hour before; not filled since."""

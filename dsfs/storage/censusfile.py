@@ -25,6 +25,7 @@ from pathlib import Path
 import lmdb
 
 from dsfs.model.errors import BackingError
+from dsfs.model.nodes import VersionKey
 from dsfs.storage.censuschange import Change, Databases
 from dsfs.storage.censusrecords import (
     Folder,
@@ -249,6 +250,12 @@ class CensusFile:
         """The same; only those that are there wholly."""
         with self._lock:
             return [(number, found) for number, found in self.generations.items() if found.is_joined]
+
+    def key_of(self, number: int) -> VersionKey | None:
+        """The key of a generation that is there wholly, else None."""
+        with self._lock:
+            found = self.generations.get(number)
+            return found.key if found is not None and found.is_joined else None
 
     def numbers_of(self, dataset: str, version: str) -> dict[str, int]:
         """The numbers of the version's generations."""

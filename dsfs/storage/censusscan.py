@@ -44,7 +44,7 @@ class Scan:
     """What a round has done.  `since_ns`: all is known as it was then or later; None while something was never seen.
 
     `looked`, `read`: folders; `entries`: what of MOST_ENTRIES it took; `unknown`: paths of generations that cannot be
-    understood.
+    understood; `trouble`: why a folder could not be looked at, "" if all could.
     """
 
     since_ns: int | None
@@ -52,6 +52,7 @@ class Scan:
     read: int
     entries: int
     unknown: tuple[str, ...]
+    trouble: str
 
 
 class Scanner:
@@ -96,7 +97,7 @@ class Scanner:
         folders = self._file.folders
         unknown = sorted(f"{path}/{name}" for path, folder in folders.items() for name in folder.unknown)
         since_ns = min((folder.seen_ns for folder in folders.values()), default=0) or None
-        return Scan(since_ns, looked, read, entries, tuple(unknown))
+        return Scan(since_ns, looked, read, entries, tuple(unknown), troubles[0] if troubles else "")
 
     def _begin(self, now_ns: int) -> None:
         for number, generation in list(self._file.generations.items()):
@@ -170,7 +171,7 @@ class Scanner:
             entries += 1
             if not entry.is_dir(follow_symlinks=False):
                 taken += room_below(Path(entry.path))
-            elif stamp_in(entry.name) is not None:
+            elif stamp_in(entry.name) is not None and _GENERATION.fullmatch(entry.name.partition(".")[0]):
                 room = room_below(Path(entry.path))
                 new.trash.append((entry.name, room.size_bytes, room.inodes))
             elif not entry.name.startswith("."):

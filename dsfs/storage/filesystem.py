@@ -62,14 +62,16 @@ def is_unfinished(name: str) -> bool:
     return ".new-" in name and not name.endswith(NEW)
 
 
-def remove(path: Path) -> None:
-    """Unlink the file; that it is not there is no error."""
+def remove(path: Path) -> bool:
+    """Unlink the file; whether it was there, which of several at once one is told (over NFSv3, at most one)."""
     reach("file.remove")
     try:
         os.unlink(path)
     except OSError as exc:
         if exc.errno not in GONE:
             raise
+        return False
+    return True
 
 
 _AT_FDCWD = -100

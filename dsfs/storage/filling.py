@@ -61,17 +61,22 @@ def remove_waste(path: Path, *suffixes: str) -> None:
 
 
 def remove_all(path: Path, fs: FileSystem) -> Amount:
-    """Remove all files of the segment; returns what they took.  OSError if one of them cannot be removed."""
+    """Remove all files of the segment; returns what they took, but for what another node has removed meanwhile.
+
+    OSError if one of them cannot be removed.
+    """
     refresh_names(path.parent, fs)  # a name of another node's might be believed not to be there
-    sizes: dict[int, int] = {}  # by inode: one may have two names
     names = [beside(path, suffix) for suffix in ("", ".sum", ".map", ".part")]
+    found: dict[Path, tuple[int, int]] = {}
     for name in names:
         with suppress(FileNotFoundError):
-            inode, size_bytes = allocated(name)
-            sizes[inode] = size_bytes
+            found[name] = allocated(name)
+    sizes: dict[int, int] = {}  # by inode: one may have two names
     for name in names:
         reach("segment.remove")
-        remove(name)
+        if remove(name) and name in found:
+            inode, size_bytes = found[name]
+            sizes[inode] = size_bytes
     return Amount(sum(sizes.values()), len(sizes))
 
 

@@ -10,6 +10,7 @@ Concurrency: blocking calls, safe beside fills, seals and drops of the same segm
 """
 
 import os
+import stat
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from dsfs.storage.backing import BackingDirectory
 from dsfs.storage.faultpoint import reach
 from dsfs.storage.filesystem import GONE, is_there, lstat_anew, refresh_names, remove
 from dsfs.storage.filling import beside
-from dsfs.storage.generations import is_superseded
+from dsfs.storage.generations import UNDESCRIBED, is_superseded
 from dsfs.storage.taken import room_below, room_of
 
 
@@ -48,7 +49,8 @@ class Trash:
         return self._room(hidden) if hidden is not None else NOTHING
 
     def hide_generation(self, key: VersionKey, stamp_ns: int) -> Amount:
-        """Take the directory of a generation away; NOTHING if it is not there, or is the current one (again).
+        """Take the directory of a generation away; NOTHING if it is not there, or is the current one (again), or which
+        one it is cannot be known.
 
         The caller knows that nobody has files of it open.  OSError.
         """
@@ -56,7 +58,9 @@ class Trash:
         try:
             if not is_superseded(path, self._fs):
                 return NOTHING
-        except FileNotFoundError:
+        except UNDESCRIBED as exc:
+            if isinstance(exc, OSError) and exc.errno not in GONE:
+                raise
             return NOTHING
         hidden = _hidden(path, stamp_ns)
         return room_below(hidden) if hidden is not None else NOTHING
@@ -64,7 +68,7 @@ class Trash:
     def delete(self, name: str) -> Amount:
         """Delete what is hidden as `name`, a path in the backing directory; what that has freed.  OSError.
 
-        A file with another name frees nothing, and what is gone neither.
+        A file with another name frees nothing, and what is gone neither, nor what another evictor deletes just now.
         """
         path = self._backing.path / name
         if stamp_in(path.name) is None or ".." in path.parts:
@@ -76,11 +80,10 @@ class Trash:
             if exc.errno not in GONE:
                 raise
             return NOTHING
-        if path.is_dir():
+        if stat.S_ISDIR(found.st_mode):
             return _delete_directory(path)
         reach("trash.delete")
-        remove(path)
-        return room_of(found) if found.st_nlink == 1 else NOTHING
+        return room_of(found) if remove(path) and found.st_nlink == 1 else NOTHING
 
     def _room(self, hidden: Path) -> Amount:
         try:
@@ -105,14 +108,17 @@ def _hidden(path: Path, stamp_ns: int) -> Path | None:
 
 
 def _delete_directory(path: Path) -> Amount:
-    freed = NOTHING
-    for name in os.listdir(path):
+    freed, names = NOTHING, list[str]()
+    with suppress(FileNotFoundError):
+        names = os.listdir(path)
+    for name in names:
         taken = room_below(path / name)
         reach("trash.delete_file")
-        remove(path / name)
-        freed += taken
+        if remove(path / name):
+            freed += taken
     taken = room_below(path)
     reach("trash.delete_directory")
     with suppress(FileNotFoundError):
         os.rmdir(path)
-    return freed + taken
+        freed += taken
+    return freed

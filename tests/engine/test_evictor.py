@@ -3,8 +3,9 @@
 import errno
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import trio.testing
 from dsfs.cache import evictor as evictor_module
 from dsfs.cache.sweep import COUNT_EVERY_S
 from dsfs.model import told
+from dsfs.model.account import FileSystemRoom
 from dsfs.model.errors import BackingError
 from dsfs.model.eviction import Rule
 from dsfs.model.pin import Pin
@@ -52,10 +54,19 @@ async def evicting(
     async with running(tmp_path, sample(*versions), Settings(limit_bytes=limit_bytes)) as engine:
         for version in versions:
             await read(engine, version)
+        engine.room.tell()  # what was filled until now is no news
+        engine.room.there = partial(free_for_one, engine)  # type: ignore[method-assign]
         found = Evicting(engine, tmp_path, limit_bytes=limit_bytes, grace_s=grace_s, keep_newest=keep_newest)
         found.beat()
         yield engine, found
         await found.close()
+
+
+def free_for_one(engine: Engine) -> FileSystemRoom:
+    """What a file system has free that nobody else uses."""
+    there = count(engine.backing.path)
+    assert there is not None
+    return FileSystemRoom(Amount(1 << 40, 1 << 30) - there, Amount())
 
 
 async def read(engine: Engine, version: str) -> None:
@@ -220,6 +231,9 @@ async def test_room_that_does_not_come_back_stops_deleting_after_a_part_of_the_l
         for version in versions:
             age(engine, version)
         await found.evictor.evict(0)
+        for path in engine.backing.path.glob("segments/*/*.trash-*"):
+            if path.stat().st_size < MIB:
+                path.unlink()
         for _ in range(10):
             found.clock_s += 60
             await rounds(found, 1)
@@ -321,3 +335,76 @@ async def test_directory_that_cannot_be_seen_is_an_error_and_nothing_leaves(
             with pytest.raises(BackingError, match="cannot be looked through"):
                 await found.evictor.evict(0)
         assert hidden(engine) == []
+
+
+async def test_what_cannot_be_deleted_is_in_the_way_of_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with evicting(tmp_path, "v1") as (engine, found):
+        age(engine, "v1")
+        await found.evictor.evict(0)
+        delete = found.trash.delete
+        bad: list[str] = []
+
+        def refuse(name: str) -> Amount:
+            bad[:] = bad or [name]
+            if name == bad[0]:
+                raise OSError(errno.EACCES, "Permission denied")
+            return delete(name)
+
+        monkeypatch.setattr(found.trash, "delete", refuse)
+        for _ in range(5):
+            found.beat()
+            with suppress(BackingError):
+                await found.evictor.evict(0)
+            standing = found.evictor._standing.look()
+            assert standing is not None
+            assert standing.counted_ns == found.surveyor.nodes._beat_ns
+        assert hidden(engine) == [Path(bad[0]).name]
+        monkeypatch.setattr(found.trash, "delete", delete)
+        await rounds(found, 2)
+        assert hidden(engine) == []
+
+
+async def test_what_is_deleted_after_a_count_is_taken_off(tmp_path: Path) -> None:
+    async with evicting(tmp_path, "v1", "v2") as (engine, found):
+        age(engine, "v1")
+        age(engine, "v2")
+        await found.evictor.evict(0)
+        await rounds(found)
+        assert hidden(engine) == []
+        engine.room.leave()
+        there = count(engine.backing.path)
+        assert there is not None
+        assert there.size_bytes <= engine.room.used_bytes < there.size_bytes + MIB
+
+
+async def test_folder_that_was_never_seen_and_cannot_be_is_an_error_and_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with evicting(tmp_path, "v1") as (engine, found):
+        age(engine, "v1")
+        scandir = os.scandir
+
+        def refuse(path: Path) -> object:
+            if path == engine.backing.generations / "photos":
+                raise OSError(errno.EACCES, "Permission denied")
+            return scandir(path)
+
+        monkeypatch.setattr(os, "scandir", refuse)
+        with trio.fail_after(20), pytest.raises(BackingError, match="versions/photos: Permission denied"):
+            await found.evictor.plan(0)
+        monkeypatch.setattr(os, "scandir", scandir)
+        assert (await found.evictor.evict(0)).leaves
+
+
+async def test_use_that_stops_an_eviction_is_known_to_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with evicting(tmp_path, "v1", "v2") as (engine, found):
+        age(engine, "v1", 30)
+        age(engine, "v2", 20)
+        await found.evictor.plan(0)
+        engine.uses.touch("photos", "v1")
+        assert (await found.evictor.evict(0)).leaves == ()
+        assert [verdict.key[1] for verdict in (await found.evictor.evict(0)).leaves] == ["v2"]

@@ -200,3 +200,56 @@ def test_segment_that_is_taken_away_while_it_is_opened_is_a_miss_and_no_damage(
     file.open()
     assert file.state is (State.ABSENT if then == "hidden" else State.SEALED)
     sample.assert_right_or_lost(file)
+
+
+def test_what_two_evictors_delete_at_once_is_freed_once(
+    backing: BackingDirectory, sample: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample.sealed()
+    taken = Trash(backing).hide(IDENTITY, STAMP_NS)
+    freed = []
+
+    def reached(point: str) -> None:
+        if point == "trash.delete" and not freed:  # this one has looked at it
+            freed.append(NOTHING)
+            freed.append(Trash(backing).delete(f"{FOLDER}/{SEALED}"))
+
+    monkeypatch.setattr(faultpoint, "hook", reached)
+    freed.append(Trash(backing).delete(f"{FOLDER}/{SEALED}"))
+    assert freed == [NOTHING, taken, NOTHING]
+
+
+def test_what_two_nodes_drop_at_once_is_freed_once(
+    backing: BackingDirectory, sample: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample.sealed()
+    freed: list[Amount] = []
+
+    def reached(point: str) -> None:
+        if point == "segment.remove" and not freed:
+            freed.append(NOTHING)
+            freed.append(backing.remove_segment(IDENTITY))
+
+    monkeypatch.setattr(faultpoint, "hook", reached)
+    freed.append(backing.remove_segment(IDENTITY))
+    assert [amount.inodes for amount in freed] == [0, 2, 0]
+
+
+def test_link_with_such_a_name_is_deleted_and_not_what_it_leads_to(backing: BackingDirectory, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").touch()
+    (backing.path / "segments" / "00").mkdir()
+    link = backing.path / "segments" / "00" / f"00.trash-{STAMP_NS}"
+    link.symlink_to(tmp_path / "other")
+    Trash(backing).delete(f"segments/00/{link.name}")
+    assert not link.is_symlink()
+    assert (tmp_path / "other" / "file").exists()
+
+
+@pytest.mark.parametrize("summary", ["", "[]", '{"sequence": "x"}'])
+def test_generation_whose_summary_is_damaged_stays(backing: BackingDirectory, summary: str) -> None:
+    path = backing.generations / "d" / "v" / "0f"
+    path.mkdir(parents=True)
+    (path / "summary.json").write_text(summary)
+    assert Trash(backing).hide_generation(("d", "v", "0f"), STAMP_NS) == NOTHING
+    assert path.exists()
