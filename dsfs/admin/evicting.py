@@ -9,6 +9,7 @@ from dsfs.admin.queries import Answer
 from dsfs.admin.targets import size_of
 from dsfs.cache.evictor import Evictor, Plan
 from dsfs.model.eviction import Verdict
+from dsfs.model.pin import NO_END_NS
 
 
 @dataclass
@@ -56,7 +57,7 @@ def _stays(verdict: Verdict, plan: Plan) -> Answer:
     return _named(verdict, plan) | {
         "nodes": [survey.host(node) for node in verdict.nodes],
         "in_use_for_s": (survey.now_ns - verdict.since_ns) / 1e9 if verdict.since_ns else None,
-        "pinned_until_s": verdict.until_ns / 1e9 if verdict.until_ns else None,
+        "pinned_until_s": verdict.until_ns / 1e9 if 0 < verdict.until_ns < NO_END_NS else None,
     }
 
 

@@ -1,7 +1,7 @@
 """Sweep: what was hidden is deleted when its time has come, and what is there is counted, for the account of room.
 
-A count takes several rounds: it begins, all nodes move on with their next exchange (who is dead is buried), and the
-first scan that began after that says what is there (model/account.py).
+A count takes several rounds: it begins, all nodes move on with their next exchange (who is dead is buried), and a scan
+that begins then says what is there (model/account.py): at once or, where there is much to look at, in a later round.
 
 Concurrency: blocking calls, of one thread at a time.
 """
@@ -34,10 +34,10 @@ LATE_S = 300.0
 
 @dataclass(frozen=True, slots=True)
 class _Count:
-    """One that is under way.  `moved_ns`: since when all nodes have moved into its epoch, None until then."""
+    """One that is under way.  `scan_ns`: when its scan began, None until all nodes have moved into its epoch."""
 
     epoch: int
-    moved_ns: int | None = None
+    scan_ns: int | None = None
 
 
 class Sweeper:
@@ -142,16 +142,23 @@ class Sweeper:
                 self._count = _Count(account.begin_count())
                 self._room.tell()  # this node moves at once
             return
-        if self._count.moved_ns is None:
+        epoch, scan_ns, seen_ns = self._count.epoch, self._count.scan_ns, survey.seen_since_ns
+        if scan_ns is None:
             living = frozenset(seen.node for seen in survey.look.sightings if survey.look.has_lease(seen))
             known = account.look()
             if known is not None and (dead := known.nodes - living):
                 account.bury(dead)
-            if account.has_moved(living):
-                self._count = _Count(self._count.epoch, survey.look.now_ns)
-        elif survey.seen_since_ns is not None and survey.seen_since_ns > self._count.moved_ns:
+            if not account.has_moved(living):
+                return
+            self._room.tell()
+            account.begin_scan(epoch)
+            # At once: what is filled and told while it lasts is counted twice, and evicted for, until the next count.
+            scan_ns = self._nodes.now_ns()
+            self._count = _Count(epoch, scan_ns)
+            seen_ns = self._census.scan(scan_ns).since_ns
+        if seen_ns is not None and seen_ns >= scan_ns:
             known = account.look()
-            counted = account.end_count(self._count.epoch, self._census.total())
+            counted = account.end_count(epoch, self._census.total())
             if known is not None:
                 self._ledger.correct((counted.used - known.used).size_bytes)
             self._room.tell()  # what is freed by who has not seen that it was counted anew is not taken off

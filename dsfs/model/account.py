@@ -6,8 +6,8 @@ never more than `total`, however many nodes fill at once, and no grant takes tha
 
 The account drifts upwards, since whoever dies leaves a grant of which nobody knows how much was spent.  So now and then
 everything is counted, while the nodes go on.  A count begins an epoch; each node moves into it with its next exchange.
-What is spent from then on is kept apart (`since`), and what was spent before lies there when the last one has moved: a
-sum taken after that, and what was spent since, is an upper bound again.
+What was spent before lies there when the last one has moved, and so does what was told until the scan begins.  What is
+told from then on is kept apart (`since`): the sum that the scan finds, and that, is an upper bound again.
 """
 
 from collections.abc import Callable
@@ -73,7 +73,7 @@ class FileSystemRoom:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """`base`: what was counted, and spent before the epoch; `since`: spent in it.
+    """`base`: what was counted, and spent before the epoch or its scan; `since`: spent from then on.
 
     `counted`: the epoch of the last count that has ended; 0: nobody knows yet what is there, and nothing is granted.
     """
@@ -127,7 +127,7 @@ class Account:
         base, since = (self.base + told.spent, self.since) if is_before else (self.base, self.since + told.spent)
         # Who has counted meanwhile may not have met it any more.
         freed = told.freed if told.counted == self.counted else NOTHING
-        # Freed is first what was there before: of what is taken off `since` by this, all was spent in the epoch.
+        # Freed is first what was there before: of what is taken off `since` by this, all was spent after that.
         base, since = less(base, freed), less(since, less(freed, base))
         # Its runs before may have written until now, where somebody who counts in this epoch has looked already.
         found = replace(self, base=base, since=since)._lost(self.epoch, lambda other: _is_earlier(other, holder))
@@ -177,8 +177,15 @@ class Account:
         """These nodes are dead: what they might have written stays taken until the end of the next count."""
         return self._lost(self.epoch - 1, lambda grant: grant.holder.node in nodes and not grant.is_lost)
 
+    def begin_scan(self, epoch: int) -> "Account":
+        """All nodes have moved into the epoch, or were buried: what they have told until now lies there to be found.
+
+        Without this it would count twice until the next count.
+        """
+        return replace(self, base=self.used, since=NOTHING) if epoch == self.epoch else self
+
     def end_count(self, epoch: int, counted: Amount) -> "Account":
-        """So much was found in the directory by who began when all nodes had moved into the epoch, or were buried.
+        """So much was found in the directory by a scan that began when all nodes had moved into the epoch, or later.
 
         Nothing changes if another one has begun anew meanwhile.
         """

@@ -268,6 +268,25 @@ async def test_what_is_deleted_when_a_count_has_just_ended_is_taken_off(tmp_path
         assert 0 <= account.used.size_bytes - there.size_bytes < len(LARGE) // 2
 
 
+async def test_what_is_filled_while_a_count_is_under_way_counts_once_and_nothing_leaves_for_it(tmp_path: Path) -> None:
+    limit_bytes = 16 * MIB
+    async with running(tmp_path, sample("v1", "v2"), Settings(limit_bytes=limit_bytes)) as engine:
+        await read(engine, "v1")
+        found = Evicting(engine, tmp_path, limit_bytes=limit_bytes, keep_newest=2)
+        found.beat()
+        age(engine, "v1")
+        await rounds(found, 1)
+        await read(engine, "v2")
+        await rounds(found)
+        account, there = engine.room.account.look(), count(engine.backing.path)
+        assert account is not None
+        assert there is not None
+        assert account.counted == account.epoch > 1
+        assert 0 <= account.used.size_bytes - there.size_bytes < len(LARGE) // 2
+        assert hidden(engine) == []
+        await found.close()
+
+
 async def test_segments_of_nobody_and_old_generations_leave_too(tmp_path: Path) -> None:
     async with evicting(tmp_path, "v1", "v2") as (engine, found):
         origin = engine.origin
