@@ -205,7 +205,7 @@ class Assembly:
         standing_said = standing_at(backing.standing, backing.file_system)
         self.evictor = Evictor(
             surveyor,
-            Sweeper(surveyor, trash, self.room, retention.grace_s),
+            Sweeper(surveyor, trash, self.room, self.metrics, retention.grace_s),
             trash,
             shares_said,
             standing_said,
@@ -214,6 +214,7 @@ class Assembly:
             self.filler,
             self.health,
             self.events,
+            self.metrics,
         )
 
     def _build_warmer(self, opener: Opener) -> None:

@@ -221,6 +221,12 @@ class Metrics:
         )
         self.seal_segments = declare(Counter("seal.segments_total", "Segments completed and sealed."))
         self.drop_bytes = declare(Counter("drop.bytes_total", "Bytes deleted by request."))
+        self.evict_bytes = declare(
+            Counter("evict.bytes_total", "Bytes that this node took away as the policy says, by rule.", "rule")
+        )
+        self.evict_deleted_bytes = declare(
+            Counter("evict.deleted_bytes_total", "Bytes of what was taken away that this node deleted after the grace.")
+        )
         self.backing_errors = declare(
             Counter(
                 "backing.errors_total", "Failed operations on the backing directory, by errno name.", "errno"

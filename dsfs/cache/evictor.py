@@ -29,6 +29,7 @@ from dsfs.cache.segments import SegmentTable
 from dsfs.cache.survey import Survey, Surveyor
 from dsfs.cache.sweep import Sweeper
 from dsfs.cache.tolerance import Tolerance
+from dsfs.metrics import Metrics
 from dsfs.model.errors import BackingError
 from dsfs.model.event import Kind
 from dsfs.model.eviction import Verdict
@@ -84,6 +85,7 @@ class Evictor:
         filler: Filler,
         health: BackingHealth,
         events: Events,
+        metrics: Metrics,
     ) -> None:
         self.is_ours = False
         self._surveyor = surveyor
@@ -97,6 +99,7 @@ class Evictor:
         self._filler = filler
         self._health = health
         self._events = events
+        self._metrics = metrics
         self._lock = trio.Lock()
         self._limiter = trio.CapacityLimiter(1)
         self._tolerance = Tolerance(log, "nothing can be evicted")
@@ -146,6 +149,7 @@ class Evictor:
             self._events.tell(Kind.CACHED, *found.key[:2], "", found.held.size_bytes)
         for verdict in left:
             dataset, version, _ = verdict.key
+            self._metrics.evict_bytes.add(verdict.amount.size_bytes, label=verdict.rule.name.lower())
             self._events.tell(Kind.EVICTED, dataset, version, verdict.rule.value, verdict.amount.size_bytes)
 
     # ---------------------------------------------------------------- by its thread

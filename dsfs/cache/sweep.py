@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from dsfs.cache.survey import Survey, Surveyor
+from dsfs.metrics import Metrics
 from dsfs.model.ledger import Ledger
 from dsfs.model.quantity import format_size
 from dsfs.model.retention import NOTHING
@@ -46,6 +47,7 @@ class Sweeper:
         surveyor: Surveyor,
         trash: Trash,
         room: Room,
+        metrics: Metrics,
         grace_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -53,6 +55,7 @@ class Sweeper:
         self._census = surveyor.census
         self._trash = trash
         self._room = room
+        self._metrics = metrics
         self._limit_bytes = surveyor.limits.limit_bytes
         self._clock = clock
         self._told = Told()
@@ -93,7 +96,7 @@ class Sweeper:
                 if not self._is_due(trashed, survey):
                     continue
                 # One that is larger than all that may be owed goes alone.
-                is_alone = freed == NOTHING and not self._ledger.owed_bytes
+                is_alone = freed == NOTHING and self._ledger.is_nearly_paid(self._limit_bytes)
                 if freed.size_bytes + trashed.taken.size_bytes > budget and not is_alone:
                     is_short = True
                     break
@@ -102,6 +105,7 @@ class Sweeper:
         finally:
             self._deleted_bytes = freed.size_bytes
             self._room.freed(freed)
+            self._metrics.evict_deleted_bytes.add(freed.size_bytes)
         if freed != NOTHING:
             self._room.tell()  # or others would find no room for half a minute yet
         if not is_short or freed != NOTHING:
@@ -139,4 +143,5 @@ class Sweeper:
             counted = account.end_count(self._count.epoch, self._census.total())
             if known is not None:
                 self._ledger.correct((counted.used - known.used).size_bytes)
+            self._room.tell()  # what is freed by who has not seen that it was counted anew is not taken off
             self._count, self._counted_s = None, self._clock()

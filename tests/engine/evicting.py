@@ -6,17 +6,20 @@ from pathlib import Path
 from dsfs.cache.evictor import Evictor
 from dsfs.cache.survey import Limits, Surveyor
 from dsfs.cache.sweep import Sweeper
-from dsfs.model.retention import Retention
+from dsfs.model.account import UNBOUNDED, FileSystemRoom
+from dsfs.model.retention import NOTHING, Amount, Retention
 from dsfs.model.trashname import stamp_in
 from dsfs.storage.bulletin import shares_at, standing_at
 from dsfs.storage.census import Census
 from dsfs.storage.pins import PinFolder
 from dsfs.storage.trash import Trash
 from tests.engine.engine import Engine
+from tests.rig.filler import allocated_below
 from tests.rig.usages import usage_of
 
 DAY_S = 86_400
 STALE_AFTER_S = 7.0 * DAY_S
+DISK_BYTES = 1 << 40
 
 
 class Evicting:
@@ -36,6 +39,7 @@ class Evicting:
         self.clock_s = 0.0
         limit_bytes = limit_bytes or engine.settings.limit_bytes
         backing, nodes = engine.backing, engine.nodes
+        engine.room.there = self._there  # type: ignore[method-assign]
         self.census = Census(tmp_path / f"{name}.mdb", backing)
         self.trash = Trash(backing)
         self.pins = PinFolder(backing.pins, backing.file_system, engine.room.space)
@@ -44,7 +48,7 @@ class Evicting:
         self.surveyor = Surveyor(
             engine.room, self.census, nodes, engine.uses, self.pins, limits, lambda dataset: retention
         )
-        self.sweeper = Sweeper(self.surveyor, self.trash, engine.room, grace_s, lambda: self.clock_s)
+        self.sweeper = Sweeper(self.surveyor, self.trash, engine.room, engine.metrics, grace_s, lambda: self.clock_s)
         self.evictor = Evictor(
             self.surveyor,
             self.sweeper,
@@ -56,7 +60,12 @@ class Evicting:
             engine.filler,
             engine.health,
             engine.events,
+            engine.metrics,
         )
+
+    def _there(self) -> FileSystemRoom:
+        """As if nobody else used the file system: what others take looks like room that does not come back."""
+        return FileSystemRoom(Amount(DISK_BYTES - allocated_below(self.engine.backing.path), UNBOUNDED), NOTHING)
 
     def beat(self, segments: tuple[str, ...] = ()) -> None:
         """The engine's node is alive, and tells that it has these segments open."""

@@ -12,6 +12,7 @@ import trio
 import trio.testing
 
 from dsfs.cache import evictor as evictor_module
+from dsfs.cache.sweep import COUNT_EVERY_S
 from dsfs.model import told
 from dsfs.model.errors import BackingError
 from dsfs.model.eviction import Rule
@@ -68,6 +69,7 @@ async def rounds(evicting: Evicting, times: int = 3) -> None:
     """As many as it takes: what is hidden is met, and every node has told since."""
     for _ in range(times):
         evicting.beat()
+        evicting.engine.room.keep()
         await evicting.evictor.evict(0)
 
 
@@ -231,6 +233,25 @@ async def test_room_that_does_not_come_back_stops_deleting_after_a_part_of_the_l
             await rounds(found, 1)
         assert hidden(engine) == []
         assert found.sweeper.trouble == ""
+
+
+async def test_what_is_deleted_when_a_count_has_just_ended_is_taken_off(tmp_path: Path) -> None:
+    async with evicting(tmp_path, "v1", "v2", grace_s=COUNT_EVERY_S + 10) as (engine, found):
+        age(engine, "v1")
+        await rounds(found, 4)
+        counted = engine.room.account.look()
+        assert counted is not None
+        found.clock_s += COUNT_EVERY_S + 1
+        await rounds(found, 2)
+        assert len(hidden(engine)) == 2
+        found.clock_s += 10
+        await rounds(found, 1)
+        assert hidden(engine) == []
+        account, there = engine.room.account.look(), count(engine.backing.path)
+        assert account is not None
+        assert there is not None
+        assert account.counted > counted.counted
+        assert 0 <= account.used.size_bytes - there.size_bytes < len(LARGE) // 2
 
 
 async def test_segments_of_nobody_and_old_generations_leave_too(tmp_path: Path) -> None:

@@ -64,6 +64,15 @@ def test_room_that_a_snapshot_keeps_stops_deleting_after_a_bounded_amount() -> N
     assert disk.ledger.may_delete(LIMIT) == 2 * GIB
 
 
+def test_what_is_larger_than_the_bound_can_go_while_little_is_owed() -> None:
+    disk = Disk()
+    assert disk.ledger.is_nearly_paid(LIMIT)
+    disk.round(deleted=BOUND // 2, keeps=True)
+    assert disk.ledger.is_nearly_paid(LIMIT)
+    disk.round(deleted=1, keeps=True)
+    assert not disk.ledger.is_nearly_paid(LIMIT)
+
+
 def test_a_new_count_is_no_room_that_is_missing() -> None:
     disk = Disk()
     disk.used -= 3 * GIB  # so much was counted twice until now
