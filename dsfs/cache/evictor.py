@@ -159,6 +159,7 @@ class Evictor:
         self.is_ours = self._has_turn()
         if not self.is_ours:
             return (), ()
+        self._sweeper.begin()
         survey = self._surveyor.take(is_whole=False)
         left: tuple[Verdict, ...] = ()
         if survey.seen_since_ns is not None:
@@ -181,6 +182,7 @@ class Evictor:
         return Plan(survey, leaves, stays, need, self._sweeper.grace_s)
 
     def _evicted(self, need: Amount) -> Plan:
+        self._sweeper.begin()
         plan = self._planned(need)
         left = tuple(self._hidden(plan.survey, need))
         self._finish(plan.survey, left)

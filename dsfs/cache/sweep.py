@@ -1,7 +1,7 @@
 """Sweep: what was hidden is deleted when its time has come, and what is there is counted, for the account of room.
 
 A count takes several rounds: it begins, all nodes move on with their next exchange (who is dead is buried), and the
-first scan that began after that says what is there (model/account.py).
+first whole scan after that says what is there (model/account.py).
 
 Concurrency: blocking calls, of one thread at a time.
 """
@@ -9,7 +9,7 @@ Concurrency: blocking calls, of one thread at a time.
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 
 from dsfs.cache.survey import Survey, Surveyor
@@ -33,10 +33,14 @@ LATE_S = 300.0
 
 @dataclass(frozen=True, slots=True)
 class _Count:
-    """One that is under way.  `moved_ns`: since when all nodes have moved into its epoch, None until then."""
+    """One that is under way.  `has_moved`: all nodes have moved into its epoch.  `is_scanning`: its scan has begun,
+    and `scan_ns` is not later than that (0: not known yet).
+    """
 
     epoch: int
-    moved_ns: int | None = None
+    has_moved: bool = False
+    is_scanning: bool = False
+    scan_ns: int = 0
 
 
 class Sweeper:
@@ -65,6 +69,13 @@ class Sweeper:
         self._met: dict[str, tuple[int, float]] = {}  # when each was first seen here, by the server's clock and by ours
         self._count: _Count | None = None
         self._counted_s: float | None = None
+
+    def begin(self) -> None:
+        """To be done right before the survey of a round: what is filled in between is counted twice."""
+        if self._count is not None and self._count.has_moved and not self._count.is_scanning:
+            self._room.tell()
+            self._room.account.begin_scan(self._count.epoch)
+            self._count = replace(self._count, is_scanning=True)
 
     def sweep(self, survey: Survey) -> None:
         """One round.  OSError, NoRoomError; what was done is done."""
@@ -131,14 +142,18 @@ class Sweeper:
             if self._counted_s is None or self._clock() - self._counted_s >= COUNT_EVERY_S:
                 self._count = _Count(account.begin_count())
             return
-        if self._count.moved_ns is None:
+        if not self._count.has_moved:
             living = frozenset(seen.node for seen in survey.look.sightings if survey.look.has_lease(seen))
             known = account.look()
             if known is not None and (dead := known.nodes - living):
                 account.bury(dead)
-            if account.has_moved(living):
-                self._count = _Count(self._count.epoch, survey.look.now_ns)
-        elif survey.seen_since_ns is not None and survey.seen_since_ns > self._count.moved_ns:
+            self._count = replace(self._count, has_moved=account.has_moved(living))
+            return
+        if not self._count.is_scanning:
+            return
+        if not self._count.scan_ns:
+            self._count = replace(self._count, scan_ns=survey.now_ns)
+        if survey.seen_since_ns is not None and survey.seen_since_ns >= self._count.scan_ns:
             known = account.look()
             counted = account.end_count(self._count.epoch, self._census.total())
             if known is not None:

@@ -6,8 +6,9 @@ never more than `total`, however many nodes fill at once, and no grant takes tha
 
 The account drifts upwards, since whoever dies leaves a grant of which nobody knows how much was spent.  So now and then
 everything is counted, while the nodes go on.  A count begins an epoch; each node moves into it with its next exchange.
-What is spent from then on is kept apart (`since`), and what was spent before lies there when the last one has moved: a
-sum taken after that, and what was spent since, is an upper bound again.
+What is spent from then on is kept apart (`since`), and what was spent before lies there when the last one has moved.
+Then who counts begins to look: what nodes tell from there on is kept apart anew, and with the sum of what was found it
+is an upper bound again, too high by what was written and not told when the look began.
 """
 
 from collections.abc import Callable
@@ -73,7 +74,7 @@ class FileSystemRoom:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """`base`: what was counted, and spent before the epoch; `since`: spent in it.
+    """`base`: what was counted, and spent before the epoch, or its scan; `since`: spent from then on.
 
     `counted`: the epoch of the last count that has ended; 0: nobody knows yet what is there, and nothing is granted.
     """
@@ -173,12 +174,20 @@ class Account:
         living = (grant for grant in self.grants if not grant.is_lost)
         return all(grant.epoch == self.epoch for grant in living if grant.holder.node in nodes)
 
+    def begin_scan(self, epoch: int) -> "Account":
+        """Who counts in that epoch begins to look now: what was told before lies there, and will be found.
+
+        Nothing changes if another one has begun anew meanwhile.
+        """
+        return replace(self, base=self.used, since=NOTHING) if epoch == self.epoch else self
+
     def bury(self, nodes: frozenset[str]) -> "Account":
         """These nodes are dead: what they might have written stays taken until the end of the next count."""
         return self._lost(self.epoch - 1, lambda grant: grant.holder.node in nodes and not grant.is_lost)
 
     def end_count(self, epoch: int, counted: Amount) -> "Account":
-        """So much was found in the directory by who began when all nodes had moved into the epoch, or were buried.
+        """So much was found in the directory by who began to look when all nodes had moved into the epoch, or were
+        buried.
 
         Nothing changes if another one has begun anew meanwhile.
         """

@@ -196,6 +196,7 @@ class SharedAccount:
         if is_ours:
             if not now.has_moved(frozenset(grant.holder.node for grant in now.grants)):
                 return False
+            self.begin_scan(epoch)
             self.end_count(epoch, count(self._path) or NOTHING)
         self._counting = None
         turn.end()
@@ -213,6 +214,10 @@ class SharedAccount:
     def bury(self, nodes: frozenset[str]) -> None:
         """These nodes are dead; to be told before the scan."""
         self.change(lambda account: account.bury(nodes))
+
+    def begin_scan(self, epoch: int) -> None:
+        """The scan of that epoch begins."""
+        self.change(lambda account: account.begin_scan(epoch))
 
     def end_count(self, epoch: int, counted: Amount) -> Account:
         """The scan of that epoch has found so much."""

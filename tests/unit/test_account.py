@@ -77,6 +77,17 @@ def test_what_is_spent_while_somebody_counts_is_not_lost() -> None:
     assert account.end_count(account.epoch, Amount(10)).used == Amount(30)
 
 
+def test_what_was_told_before_somebody_looks_is_found_and_not_counted_twice() -> None:
+    account = EMPTY.grant(A, Amount(60, 1), 1000, WIDE).begin_count()
+    left = account.left_to(A)
+    account = account.tell(A, Told(1, Amount(10), NOTHING, left - Amount(10)))
+    assert account.begin_scan(account.epoch - 1) == account
+    account = account.begin_scan(account.epoch)
+    assert account.used == Amount(10)
+    account = account.tell(A, Told(1, Amount(20), NOTHING, left - Amount(30)))
+    assert account.end_count(account.epoch, Amount(10)).used == Amount(30)
+
+
 def test_what_was_removed_before_a_count_ended_is_not_taken_off_what_was_counted() -> None:
     account = replace(EMPTY, base=Amount(50)).begin_count().end_count(2, Amount(40))
     assert account.tell(A, Told(counted=1, freed=Amount(10))).used == Amount(40)
@@ -192,7 +203,7 @@ class World:
             alive = frozenset(holder.node for holder in self.purses)
             if self.account.counted < self.account.epoch and self.account.has_moved(alive):
                 nodes = frozenset(grant.holder.node for grant in self.account.grants)
-                self.account = self.account.bury(nodes - alive)
+                self.account = self.account.bury(nodes - alive).begin_scan(self.account.epoch)
                 self.scan = self.account.epoch, NOTHING, list(self.disk)
             return
         epoch, total, left = self.scan
