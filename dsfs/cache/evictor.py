@@ -48,6 +48,7 @@ ROUND_S = 30.0
 # In one round, so that the server has other work, too: as many renames as it does in some ten seconds.
 HIDDEN_AT_ONCE = 10_000
 WHOLE = 0.99
+PATIENCE_S = LEASE_S  # with a node that has the turn and shows no life
 END_S = 2.0  # what giving up the turn may take
 
 
@@ -256,4 +257,4 @@ class Evictor:
             raise
         if self._sign is None or self._sign[0] != sign:
             self._sign = sign, now_s
-        return now_s - self._sign[1] > LEASE_S
+        return now_s - self._sign[1] > PATIENCE_S

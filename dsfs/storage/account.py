@@ -1,43 +1,42 @@
 """The account of room in the backing directory: one small file that all nodes change in turn (model/account.py).
 
-    <backing>/account          replaced as a whole; made anew, by counting what is there, if it is missing or damaged
-    <backing>/turns/account    locked by who changes it
+    <backing>/account          see accountfile.py; made anew, by counting what is there, if it is missing or damaged
     <backing>/turns/count      locked by who counts because nobody knows yet what is there
 
 Where the file system has no locks two changes at once may lose one of them: then a node has a grant that the others do
 not see, until the next count.  Who dies with the lock over NFSv3 keeps it until its node is back: after STUCK_S without
 a sign of life it is passed over.
 
-Concurrency: blocking calls, safe to use from several threads at once.
+Concurrency: blocking calls, safe to use from several threads at once; `_lock` lets one of them at the file.
 """
 
 import logging
 import os
 import random
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from dsfs.model.account import MOST_BYTES, Account, Holder
+from dsfs.model.account import Account, Holder
 from dsfs.model.blocks import PAGE
-from dsfs.model.document import decode, encode
 from dsfs.model.errors import NoRoomError
 from dsfs.model.retention import NOTHING, Amount
+from dsfs.storage.accountfile import AccountFile, account_in
 from dsfs.storage.faultpoint import reach
-from dsfs.storage.filesystem import GONE, FileSystem, allocated, bytes_of, refresh_names, replace_direct
+from dsfs.storage.filesystem import FileSystem, allocated
 from dsfs.storage.rangelock import CANNOT_LOCK
 from dsfs.storage.turn import Turn
 
 log = logging.getLogger(__name__)
 
 ACCOUNT, COUNT = "account", "count"
-FORMAT = 1
 PATIENCE_S = 3.0  # with others who change it, each for some milliseconds
 LEAST_POLL_S, MOST_POLL_S = 0.002, 0.05
 STUCK_S = 120.0  # longer than any lease of a server
-OWN = Amount(2 * PAGE, 2)  # the file itself, and what is about to take its place
+OWN = Amount(PAGE)  # the file itself, which is there, and empty
 COUNTED_AT_ONCE = 2_000  # files: a second or so, for which the others wait
 
 
@@ -48,7 +47,8 @@ class SharedAccount:
         self, path: Path, fs: FileSystem, node: Callable[[], str], clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._path = path
-        self._fs = fs
+        self._file = AccountFile(path / ACCOUNT, fs)
+        self._lock = threading.Lock()
         self._node = node
         self._run = uuid.uuid4().hex
         self._clock = clock
@@ -62,36 +62,39 @@ class SharedAccount:
         return Holder(self._node(), self._run)
 
     def look(self) -> Account | None:
-        """The account as the server has it now; None if there is none, or it is damaged."""
+        """The account as the server has it now; None if there is none, or it is damaged, or just being changed."""
         reach("account.look")
-        return _account_in(self._content())
+        with self._using():
+            return account_in(self._file.content() or b"")
 
     def change(self, change: Callable[[Account], Account]) -> Account:
         """Have the account changed by `change`, while nobody else changes it; what it is now.
 
         NoRoomError if it is not this node's turn soon enough.
         """
-        with self._turn():
-            content = self._content()
-            before = _account_in(content)
+        with self._using(), self._turn():
+            content = self._file.content()
+            before = account_in(content or b"")
             if before is None and content:
                 log.warning("the account of room is damaged: what is in the backing directory is counted anew")
             account = change(before or self._begun())
             if account != before:
-                reach("account.write")
-                replace_direct(self._path / ACCOUNT, encode(account, FORMAT))
+                self._file.replace(account)
         return account
 
-    def _content(self) -> bytes:
-        refresh_names(self._path, self._fs)
-        for _ in range(2):  # over NFSv3 a file that is replaced in between is gone
-            with suppress(FileNotFoundError):
-                try:
-                    return bytes_of(self._path / ACCOUNT, MOST_BYTES)
-                except OSError as exc:
-                    if exc.errno not in GONE:
-                        raise
-        return b""
+    def close(self) -> None:
+        """Until the next use."""
+        with self._lock:
+            self._file.close()
+
+    @contextmanager
+    def _using(self) -> Iterator[None]:
+        with self._lock:
+            try:
+                yield
+            except OSError:
+                self._file.close()  # a lock that was lost is lost with the open file
+                raise
 
     def _begun(self) -> Account:
         """An account for what is there: counted at once where that is little."""
@@ -105,31 +108,31 @@ class SharedAccount:
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
-        turn = Turn(self._path / "turns" / ACCOUNT)
+        is_ours = self._wait()
         try:
-            self._wait_for(turn)
             yield
         finally:
-            turn.end()
+            if is_ours:
+                self._file.unlock()
 
-    def _wait_for(self, turn: Turn) -> None:
+    def _wait(self) -> bool:
+        """Until this node has the lock; False if it is passed over, or there are no locks."""
         end_s = self._clock() + PATIENCE_S
         delay_s = LEAST_POLL_S
-        while not self._has(turn):
+        while not self._has(self._file.try_lock):
             if self._clock() >= end_s:
-                if self._is_stuck(turn):
-                    return
+                if self._is_stuck():
+                    return False
                 raise NoRoomError("another node is at the account of room")
             time.sleep(delay_s * (0.5 + random.random() / 2))
             delay_s = min(delay_s * 1.5, MOST_POLL_S)
         self._stuck = None
-        if self._can_lock:
-            turn.show_life()
+        return self._can_lock
 
-    def _has(self, turn: Turn) -> bool:
+    def _has(self, try_take: Callable[[], bool]) -> bool:
         """Whether nobody else is at it, as far as can be known."""
         try:
-            is_ours = turn.try_take()
+            is_ours = try_take()
             self._can_lock = True
             return is_ours
         except OSError as exc:
@@ -140,9 +143,9 @@ class SharedAccount:
             self._can_lock = False
             return True
 
-    def _is_stuck(self, turn: Turn) -> bool:
+    def _is_stuck(self) -> bool:
         """Whether somebody has had the lock for long."""
-        sign, now_s = turn.sign_of_life(), self._clock()
+        sign, now_s = self._file.sign_of_life(), self._clock()
         if self._stuck is None or self._stuck[0] != sign:
             self._stuck = sign, now_s
         if now_s - self._stuck[1] < STUCK_S:
@@ -159,7 +162,7 @@ class SharedAccount:
             return account
         turn = Turn(self._path / "turns" / COUNT)
         try:
-            if not self._has(turn):
+            if not self._has(turn.try_take):
                 return account
             began_s = self._clock()
             account = self.change(lambda account: account)
@@ -181,7 +184,7 @@ class SharedAccount:
         """
         if self._counting is None and account.has_lost(self._node()):
             turn = Turn(self._path / "turns" / COUNT)
-            if self._has(turn):
+            if self._has(turn.try_take):
                 self._counting = turn, self.begin_count()
                 move()
             else:
@@ -224,7 +227,8 @@ class SharedAccount:
 def count(folder: Path, most: int | None = None) -> Amount | None:
     """What everything below the folder takes, and itself; None if that is more than `most` files.
 
-    A file counts once, also in the middle of its seal, when it has two names in its folder.  Without what begins with a dot (.snapshot), but for files that an NFS client keeps for who has them open.
+    A file counts once, also in the middle of its seal, when it has two names in its folder.  Without what begins with a
+    dot (.snapshot), but for files that an NFS client keeps for who has them open.
     """
     found = Amount(allocated(folder)[1], 1)
     waiting = [folder]
@@ -243,10 +247,3 @@ def count(folder: Path, most: int | None = None) -> Amount | None:
                 if entry.is_dir(follow_symlinks=False):
                     waiting.append(path)
     return found
-
-
-def _account_in(content: bytes) -> Account | None:
-    try:
-        return decode(Account, content, FORMAT, MOST_BYTES)
-    except ValueError:
-        return None

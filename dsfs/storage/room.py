@@ -231,6 +231,7 @@ class Room:
             with self._lock:
                 self._purse.give_back()
             self._tell()
+        self.account.close()
 
     def _tell(self) -> None:
         asked_s, holder = self._clock(), self.account.holder

@@ -203,7 +203,7 @@ class SegmentFile:
         self._become_absent()
         self._look()
         if self.state is not State.SEALED:
-            log.warning("segment %s was removed while it was being filled", self.identity)
+            log.info("segment %s was removed while it was being filled", self.identity)
 
     def _note_changes(self, filling: Filling) -> None:
         """If somebody else changed the data, no block is trusted any more."""

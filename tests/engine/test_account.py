@@ -38,7 +38,9 @@ def there(path: Path) -> Amount:
 
 
 def looked(path: Path) -> Account:
-    found = shared(path).look()
+    account = shared(path)
+    found = account.look()
+    account.close()
     assert found is not None
     return found
 
@@ -192,7 +194,7 @@ def test_who_cannot_have_its_turn_in_time_fills_nothing_and_a_lock_of_the_dead_i
     monkeypatch.setattr(account_file, "PATIENCE_S", 0.0)
     clock = Clock()
     directory(tmp_path)
-    other = Turn(tmp_path / "turns" / "account")
+    other = Turn(tmp_path / "account")
     assert other.try_take()
     account, work = shared(tmp_path, clock=clock), lambda found: found.tell(Holder("a", "1"), Told())
     for _ in range(2):

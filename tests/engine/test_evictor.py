@@ -333,7 +333,7 @@ async def test_round_for_which_another_node_does_not_leave_the_account_is_tried_
     monkeypatch.setattr(account_module, "PATIENCE_S", 0.0)
     caplog.set_level("INFO")
     async with evicting(tmp_path, "v1") as (engine, found):
-        other = Turn(engine.backing.turns / account_module.ACCOUNT)
+        other = Turn(engine.backing.path / account_module.ACCOUNT)
         assert other.try_take()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(found.evictor.serve)

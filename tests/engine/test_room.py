@@ -70,7 +70,7 @@ def test_node_that_is_refused_again_asks_less_often(tmp_path: Path, monkeypatch:
         with pytest.raises(NoRoomError):
             room.reserve(Amount(101))
         clock.now_s += 1
-    assert 8 <= faults.reached.count("turn.open") <= 12
+    assert 8 <= faults.reached.count("rangelock.lock") <= 12
     room.freed(Amount(MIB))  # somebody drops a version
     room.reserve(Amount(101))
 

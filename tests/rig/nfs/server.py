@@ -1,6 +1,7 @@
 """The machine `srv`: a kernel NFS server with two exports, one of them small."""
 
 import os
+import time
 from pathlib import Path
 
 from tests.rig.nfs.machine import GuestMachine
@@ -44,6 +45,7 @@ class NfsServer(GuestMachine):
             self.set_read_only(name, False)
         self.check("sh", "-ec", START_SERVICES)
         self._is_running = self._gives_delegations = True
+        self._clock_offset_s = 0
 
     def stop_nfs(self) -> None:
         """The machine stays up: connections are refused."""
@@ -65,8 +67,15 @@ class NfsServer(GuestMachine):
         self.check("sh", "-c", f"echo {int(are_given)} >/proc/sys/fs/leases-enable")
         self._gives_delegations = are_given
 
+    def set_clock(self, offset_s: int) -> None:
+        """How far the clock is off, that of the clients as well: the guest has one kernel."""
+        self.call(_step_clock, offset_s - self._clock_offset_s)
+        self._clock_offset_s = offset_s
+
     def reset(self) -> None:
-        """Run, and let clients write."""
+        """Run, let clients write, and have the right time."""
+        if self._clock_offset_s:
+            self.set_clock(0)
         if not self._gives_delegations:
             self.set_delegations(True)
         if not self._is_running:
@@ -84,3 +93,7 @@ class NfsServer(GuestMachine):
 
     def _export(self, what: str, options: str) -> None:
         self.check("exportfs", "-i", "-o", f"sync,no_root_squash,no_subtree_check,insecure,{options}", what)
+
+
+def _step_clock(seconds: int) -> None:
+    time.clock_settime(time.CLOCK_REALTIME, time.time() + seconds)
