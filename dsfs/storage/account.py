@@ -219,7 +219,8 @@ class SharedAccount:
 def count(folder: Path, most: int | None = None) -> Amount | None:
     """What everything below the folder takes, and itself; None if that is more than `most` files.
 
-    A file counts once, also in the middle of its seal, when it has two names in its folder.  Without what begins with a dot (.snapshot), but for files that an NFS client keeps for who has them open.
+    A file counts once, also in the middle of its seal, when it has two names in its folder.  Without what begins with
+    a dot (.snapshot), but for files that an NFS client keeps for who has them open.
     """
     found = Amount(allocated(folder)[1], 1)
     waiting = [folder]
