@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dsfs.model.blocks import BLOCK, pages
+from dsfs.model.blocks import BLOCK, PAGE, pages
 from dsfs.storage.room import MOST_FULL_BELIEVED_S
 from tests.rig.faultproxy import FaultProxy
 from tests.rig.lake import MIB
@@ -120,7 +120,10 @@ def test_segment_whose_checksums_do_not_fit_stays_readable_and_is_sealed_later(
         (version.tree(node.mountpoint) / name).stat()
         size = version.size_of(name)
         records = pages(4096 + 8 * -(-size // BLOCK))
-        ballast = small.fill_up(leaving_bytes=pages(size) + records)
+        # The last that is written without being asked for, but for what takes the place of something.
+        wait_until((small.path / "uses" / version.name.replace("/", ",")).exists, what="the use being told")
+        # And a page for those, a moment each; the checksums take as much as the map, which is two.
+        ballast = small.fill_up(leaving_bytes=pages(size) + records + PAGE)
         wait_filled(node, version, name)
         assert node.segment_files() == []
         assert backing_of(node)["state"] == "paused"
