@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import trio
 
 from dsfs.cache.tolerance import Tolerance
-from dsfs.model.errors import NoRoomError
 from dsfs.storage.room import Room
 
 log = logging.getLogger(__name__)
@@ -42,7 +41,7 @@ class RoomKeeper:
 
     async def _keep(self) -> None:
         while not self._has_ended:
-            await self._try(self.room.keep)
+            await self._in_thread(self.room.keep)
             self._is_known.set()
             await trio.sleep(KEEP_S)
 
@@ -50,14 +49,8 @@ class RoomKeeper:
         """Give back what was taken ahead."""
         self._has_ended = True
         with trio.move_on_after(END_S):
-            await self._try(self.room.leave)
+            await self._in_thread(self.room.leave)
 
-    async def _try(self, work: Callable[[], None]) -> None:
-        def attempt() -> None:
-            try:
-                work()
-            except NoRoomError as exc:  # others are at the account
-                raise OSError(str(exc)) from exc
-
+    async def _in_thread(self, work: Callable[[], None]) -> None:
         with self._tolerance:
-            await trio.to_thread.run_sync(attempt, abandon_on_cancel=True, limiter=self._limiter)
+            await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._limiter)

@@ -3,6 +3,8 @@
 import logging
 from types import TracebackType
 
+from dsfs.model.errors import DsfsError
+
 
 class Tolerance:
     """`with tolerance:` around an attempt.  `what` is told with each new error; `is_well`: the last attempt met none.
@@ -24,7 +26,7 @@ class Tolerance:
     ) -> bool:
         if error is None:
             self.is_well, self._told = True, ""
-        elif isinstance(error, OSError):
+        elif isinstance(error, OSError | DsfsError):
             if str(error) != self._told:
                 self._told = str(error)
                 self._log.info("%s: %s", self._what, error)

@@ -207,7 +207,7 @@ def test_what_two_evictors_delete_at_once_is_freed_once(
 ) -> None:
     sample.sealed()
     taken = Trash(backing).hide(IDENTITY, STAMP_NS)
-    freed = []
+    freed: list[Amount] = []
 
     def reached(point: str) -> None:
         if point == "trash.delete" and not freed:  # this one has looked at it
