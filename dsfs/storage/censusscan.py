@@ -71,7 +71,7 @@ class Scanner:
         """See Census."""
         self._backing.check_mark()
         self._begin(now_ns)
-        # Where the server's clock was set back, what was seen by the old one would come last until that time comes again.
+        # Where the server's clock was set back, what was seen by the old one would come last until it is so late again.
         queue = [
             (folder.seen_ns if folder.seen_ns <= now_ns else 0, path) for path, folder in self._file.folders.items()
         ]

@@ -14,6 +14,7 @@ from dsfs.model.objects import ObjectRef
 from dsfs.model.retention import Amount
 from dsfs.storage import censusscan
 from dsfs.storage.catalog_build import build_catalog
+from dsfs.storage.filesystem import mtime_ns
 from dsfs.storage.generations import CATALOG, SEGMENTS, SUMMARY, GenerationStore
 from dsfs.storage.segmentlist import list_segments
 from tests.rig.censused import PAGE, Place, identity, ids
@@ -261,7 +262,7 @@ def test_folder_that_is_away_for_a_moment_is_not_taken_for_empty(
     place.place(A, [1])
     place.scan()
     folder = str(place.path(1).parent)
-    asked = censusscan.mtime_ns
+    asked = mtime_ns
 
     def stale(path: Path) -> int:
         if str(path) == folder:

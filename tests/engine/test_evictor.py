@@ -13,6 +13,7 @@ import trio
 import trio.testing
 
 from dsfs.cache import evictor as evictor_module
+from dsfs.cache import segments as segments_module
 from dsfs.model import told
 from dsfs.model.account import FileSystemRoom
 from dsfs.model.errors import BackingError
@@ -440,3 +441,22 @@ async def test_eviction_that_was_asked_for_hides_as_much_as_it_says(
         left = await found.evictor.evict(0)
         assert [verdict.segments for verdict in left.leaves] == [verdict.segments for verdict in plan.leaves]
         assert len(hidden(engine)) == 4
+
+
+async def test_what_nobody_has_opened_for_long_is_closed_so_that_its_room_comes_back_when_it_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with evicting(tmp_path, "v1") as (engine, _):
+        file = await engine.open("v1/large")
+        for segment in engine.segments:
+            for run in set(segment.runs.values()):
+                engine.memory.discard(run)
+        engine.segments.close_unused()
+        assert len(list(engine.segments)) == 2
+        monkeypatch.setattr(segments_module, "UNUSED_S", -1.0)
+        engine.segments.close_unused()
+        assert [segment.identity for segment in engine.segments] == [file.segment and file.segment.identity]
+        assert await engine.read(file) == LARGE + b"v1"
+        engine.opener.release(file)
+        await engine.settle()
+        await read(engine, "v1")
