@@ -13,7 +13,7 @@ what came of it.  While the backing directory is silent that thread hangs, and s
 
 import logging
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -38,6 +38,7 @@ from dsfs.model.retention import NOTHING, Amount, CachedVersion
 from dsfs.model.share import Shares, shares_of
 from dsfs.model.standing import Standing, held_versions
 from dsfs.storage.bulletin import Bulletin
+from dsfs.storage.rangelock import CANNOT_LOCK
 from dsfs.storage.trash import Trash
 from dsfs.storage.turn import Turn
 
@@ -106,6 +107,9 @@ class Evictor:
         self._tolerance = Tolerance(log, "nothing can be evicted")
         self._whole: frozenset[VersionKey] | None = None  # versions of which all was there in the last round
         self._sign: tuple[int, float] | None = None  # of life of who has the turn, and since when it is that
+        # Noted by the thread, told by the trio thread.
+        self._left: deque[Verdict] = deque()
+        self._become_whole: deque[CachedVersion] = deque()
 
     async def serve(self) -> None:
         """Service: a round every ROUND_S, for as long as the daemon runs."""
@@ -113,7 +117,10 @@ class Evictor:
             await trio.sleep(ROUND_S)
             with self._tolerance:
                 async with self._lock:
-                    self._tell(*await self._in_thread(self._round))
+                    try:
+                        await self._in_thread(self._round)
+                    finally:
+                        self._tell()
 
     async def end(self) -> None:
         """No more rounds here; the next one is another node's at once."""
@@ -127,9 +134,7 @@ class Evictor:
 
     async def evict(self, need_bytes: int) -> Plan:
         """The same, and it has left; also without the turn.  BackingError."""
-        plan = await self._asked(partial(self._evicted, Amount(need_bytes)))
-        self._tell(plan.leaves)
-        return plan
+        return await self._asked(partial(self._evicted, Amount(need_bytes)))
 
     async def _asked(self, work: Callable[[], T]) -> T:
         try:
@@ -138,41 +143,46 @@ class Evictor:
                     return await self._in_thread(work)
         except OSError as exc:
             raise BackingError(f"the backing directory cannot be looked through: {exc}") from exc
+        finally:
+            self._tell()
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._limiter)
 
-    def _tell(self, left: tuple[Verdict, ...], whole: tuple[CachedVersion, ...] = ()) -> None:
-        for identity in (identity for verdict in left for identity in verdict.segments):
-            if self._segments.find(identity) is None:  # else it says itself what becomes of it
-                self._filler.removed(identity)
-        for found in whole:
-            self._events.tell(Kind.CACHED, *found.key[:2], "", found.held.size_bytes)
-        for verdict in left:
+    def _tell(self) -> None:
+        """What has left and become whole, also in a round that ended with an error, or was not waited for."""
+        while self._left:
+            verdict = self._left.popleft()
+            for identity in verdict.segments:
+                if self._segments.find(identity) is None:  # else it says itself what becomes of it
+                    self._filler.removed(identity)
             dataset, version, _ = verdict.key
             self._metrics.evict_bytes.add(verdict.amount.size_bytes, label=verdict.rule.name.lower())
             self._events.tell(Kind.EVICTED, dataset, version, verdict.rule.value, verdict.amount.size_bytes)
+        while self._become_whole:
+            found = self._become_whole.popleft()
+            self._events.tell(Kind.CACHED, *found.key[:2], "", found.held.size_bytes)
 
     # ---------------------------------------------------------------- by its thread
 
-    def _round(self) -> tuple[tuple[Verdict, ...], tuple[CachedVersion, ...]]:
-        """What has left, and what has become resident wholly."""
+    def _round(self) -> None:
         self.is_ours = self._has_turn()
         if not self.is_ours:
-            return (), ()
+            return
         survey = self._surveyor.take(is_whole=False)
         left: tuple[Verdict, ...] = ()
         if survey.seen_since_ns is not None:
-            left = tuple(self._hidden(survey, NOTHING))
+            left = tuple(self._hidden(survey, NOTHING, HIDDEN_AT_ONCE))
             self._hide_waste(survey)
+        self._note_whole(survey)
         self._finish(survey, left)
-        return left, self._newly_whole(survey)
 
-    def _newly_whole(self, survey: Survey) -> tuple[CachedVersion, ...]:
+    def _note_whole(self, survey: Survey) -> None:
         """Versions of which all is there since the last round of this node.  Small files take less on some servers."""
         whole = [v for v in survey.versions if v.size_bytes and v.held.size_bytes >= v.size_bytes * WHOLE]
         before, self._whole = self._whole, frozenset(version.key for version in whole)
-        return tuple(version for version in whole if before is not None and version.key not in before)
+        if before is not None:
+            self._become_whole.extend(version for version in whole if version.key not in before)
 
     def _planned(self, need: Amount) -> Plan:
         survey = self._surveyor.take(is_whole=True)
@@ -183,7 +193,7 @@ class Evictor:
 
     def _evicted(self, need: Amount) -> Plan:
         plan = self._planned(need)
-        left = tuple(self._hidden(plan.survey, need))
+        left = tuple(self._hidden(plan.survey, need, sum(len(verdict.segments) for verdict in plan.leaves)))
         self._finish(plan.survey, left)
         return replace(plan, leaves=left)
 
@@ -212,23 +222,29 @@ class Evictor:
             )
         )
 
-    def _hidden(self, survey: Survey, need: Amount) -> Iterator[Verdict]:
-        """Hide what has to leave, one version after the other."""
-        left = HIDDEN_AT_ONCE
+    def _hidden(self, survey: Survey, need: Amount, left: int) -> Iterator[Verdict]:
+        """Hide what has to leave, one version after the other, and no more than `left` segments."""
         for verdict in self._surveyor.judge(survey, need):
             # The policy goes on as if it had left: so where it does not, one has to look anew.
             if not verdict.segments or left <= 0 or not self._surveyor.may_leave(survey, verdict):
                 return
             segments = verdict.segments[:left]
             left -= len(segments)
-            hidden = sum((self._trash.hide(identity, survey.now_ns) for identity in segments), NOTHING)
+            hidden, count = NOTHING, 0
+            try:
+                for identity in segments:
+                    hidden += self._trash.hide(identity, survey.now_ns)
+                    count += 1
+            finally:
+                # With what lies beside the data, as the survey counts it, if it is all of it.
+                amount = verdict.amount if count == len(verdict.segments) else hidden
+                hid = replace(verdict, segments=segments[:count], amount=amount)
+                self._left.append(hid)
             log.info(
                 "%s/%s: %d segments with %d bytes are evicted: %s",
                 *verdict.key[:2], len(segments), hidden.size_bytes, verdict.rule.value,
             )  # fmt: skip
-            # With what lies beside the data, as the survey counts it, if it is all of it.
-            amount = verdict.amount if len(segments) == len(verdict.segments) else hidden
-            yield replace(verdict, segments=segments, amount=amount)
+            yield hid
 
     def _hide_waste(self, survey: Survey) -> None:
         """What belongs to nobody any more: segments of no generation, and old generations of which nothing is left."""
@@ -250,11 +266,24 @@ class Evictor:
                 self._turn.show_life()
                 self._sign = None
                 return True
-            sign, now_s = self._turn.sign_of_life(), time.monotonic()
-        except OSError:
+            return self._takes_over()
+        except OSError as exc:
             self._turn.end()  # a lock that was lost is lost with its file
             self._turn = Turn(self._turn_path)
+            if exc.errno in CANNOT_LOCK:
+                return True  # all nodes do the same then
             raise
+
+    def _takes_over(self) -> bool:
+        """Whether who has the lock is dead, and no other node shows life in its place.
+
+        With NFSv3 the lock of a dead node stays for ever: this one goes on without.
+        """
+        sign, now_s = self._turn.sign_of_life(), time.monotonic()
         if self._sign is None or self._sign[0] != sign:
             self._sign = sign, now_s
-        return now_s - self._sign[1] > PATIENCE_S
+        if now_s - self._sign[1] <= PATIENCE_S:
+            return False
+        self._turn.show_life()
+        self._sign = self._turn.sign_of_life(), self._sign[1]
+        return True

@@ -41,7 +41,7 @@ class RoomKeeper:
 
     async def _keep(self) -> None:
         while not self._has_ended:
-            await self._try(self.room.keep)
+            await self._in_thread(self.room.keep)
             self._is_known.set()
             await trio.sleep(KEEP_S)
 
@@ -49,8 +49,8 @@ class RoomKeeper:
         """Give back what was taken ahead."""
         self._has_ended = True
         with trio.move_on_after(END_S):
-            await self._try(self.room.leave)
+            await self._in_thread(self.room.leave)
 
-    async def _try(self, work: Callable[[], None]) -> None:
+    async def _in_thread(self, work: Callable[[], None]) -> None:
         with self._tolerance:
             await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._limiter)

@@ -1,7 +1,8 @@
 """The table of segments in use, and where their bytes come from.
 
 Concurrency: the trio thread owns the table; the files' methods block and run in the backing pool.
-A segment is closed when it falls out of the least recently used `capacity` and nobody uses it.
+A segment is closed when it falls out of the least recently used `capacity` and nobody uses it, or nobody has opened it
+for UNUSED_S: what another node, or this one, takes away gives its room back only when it is open nowhere.
 
 INVARIANT: a segment with users or runs is never closed.
 """
@@ -11,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice, takewhile
 from typing import Protocol
 
 import trio
@@ -29,6 +31,8 @@ from dsfs.storage.segment import State
 log = logging.getLogger(__name__)
 
 CAPACITY = 1024  # segments kept open: NFSv4 state on a filer is a fixed pool for each controller
+UNUSED_S = 300.0  # less than what leaves stays hidden
+LOOK_S = 30.0  # how often it is looked for those
 
 
 @dataclass(slots=True)
@@ -137,6 +141,7 @@ class SegmentTable:
         self._close_idle()  # before: the new one has no user yet
         segment = ActiveSegment(self._backing.segment(identity, blocks), source)
         self._active[identity] = segment
+        segment.opened_s = trio.current_time()
         return segment
 
     async def opened(self, segment: ActiveSegment) -> ActiveSegment:
@@ -145,6 +150,7 @@ class SegmentTable:
         If it cannot be opened it stays closed, and nothing of it is resident.
         """
         self._active.move_to_end(segment.identity)
+        segment.opened_s = trio.current_time()
         segment.users += 1  # from here on: whoever opens another meanwhile must not close this one
         try:
             if segment.file.state is State.CLOSED:
@@ -185,12 +191,30 @@ class SegmentTable:
         excess = len(self._active) + 1 - CAPACITY
         if excess <= 0:
             return
-        idle = [segment for segment in self._active.values() if not segment.users and not segment.runs]
-        for segment in idle[:excess]:
-            self._keeper.retire(segment)
-            del self._active[segment.identity]
-            # On NFS a close waits for the server: not here.
-            self._pool.submit(Ticket(segment.file.close), Priority.AHEAD)
+        for segment in list(islice(self._idle(), excess)):
+            self._close(segment)
+
+    def _idle(self) -> Iterator[ActiveSegment]:
+        """Those that may be closed, least recently used first."""
+        return (segment for segment in self._active.values() if not segment.users and not segment.runs)
+
+    def _close(self, segment: ActiveSegment) -> None:
+        self._keeper.retire(segment)
+        del self._active[segment.identity]
+        # On NFS a close waits for the server: not here.
+        self._pool.submit(Ticket(segment.file.close), Priority.AHEAD)
+
+    async def serve(self) -> None:
+        """Service: closes what nobody has opened for long."""
+        while True:
+            await trio.sleep(LOOK_S)
+            self.close_unused()
+
+    def close_unused(self) -> None:
+        """Close what nobody has opened for UNUSED_S, and nobody uses."""
+        before_s = trio.current_time() - UNUSED_S
+        for segment in list(takewhile(lambda segment: segment.opened_s < before_s, self._idle())):
+            self._close(segment)
 
     def close(self) -> None:
         for segment in self._active.values():

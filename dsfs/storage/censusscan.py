@@ -71,7 +71,10 @@ class Scanner:
         """See Census."""
         self._backing.check_mark()
         self._begin(now_ns)
-        queue = [(folder.seen_ns, path) for path, folder in self._file.folders.items()]
+        # Where the server's clock was set back, what was seen by the old one would come last until it is so late again.
+        queue = [
+            (folder.seen_ns if folder.seen_ns <= now_ns else 0, path) for path, folder in self._file.folders.items()
+        ]
         heapify(queue)
         met = set(self._file.folders)
         looked = read = entries = 0
@@ -246,7 +249,7 @@ class Scanner:
                     change.put(identity, was, NOTHING_THERE)
             change.forget_folder(path)
             if path and (above := self._file.folders.get(_above(path))) is not None:
-                change.put_folder(replace(above, mtime_ns=UNREAD))
+                change.put_folder(replace(above, mtime_ns=UNREAD, seen_ns=0))
         self._children.get(_above(path), set()).discard(path)
 
 

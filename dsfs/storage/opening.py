@@ -43,7 +43,7 @@ def _open_sealed(place: Place) -> SealedFile | Filling | None:
                 if is_unchanged(fd, stamp, place.fs):
                     used.append(True)
                     return SealedFile(place.lock, fd, stamp, place.fs)
-                if not _has_name(fd, place):
+                if not has_name(fd, place):
                     continue
                 # By somebody; the blocks that its checksums still vouch for are kept.
                 _fault(place, "was changed after it was sealed; every block is checked before it is used again")
@@ -52,7 +52,7 @@ def _open_sealed(place: Place) -> SealedFile | Filling | None:
                 _fault(place, "cannot be taken back, and is not believed: %s", exc)
                 return None
             except DamagedMapError as exc:
-                if not _has_name(fd, place):
+                if not has_name(fd, place):
                     continue
                 _fault(place, "has no usable checksums and is dropped: %s", exc)
                 remove_waste(path, "", ".sum")
@@ -60,8 +60,8 @@ def _open_sealed(place: Place) -> SealedFile | Filling | None:
     return None
 
 
-def _has_name(fd: int, place: Place) -> bool:
-    """Whether the open file is the sealed one still: another node may be taking it away, or have sealed another."""
+def has_name(fd: int, place: Place) -> bool:
+    """Whether the open file is the sealed one still: another node may have taken it away, or sealed another."""
     refresh_names(place.path.parent, place.fs)
     try:
         return os.path.samestat(os.stat(place.path), os.fstat(fd))

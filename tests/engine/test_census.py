@@ -1,5 +1,6 @@
 """The census: what it says is what a recount says, whatever has happened, and a round costs what has changed."""
 
+import errno
 import json
 import os
 import shutil
@@ -11,7 +12,9 @@ import pytest
 
 from dsfs.model.objects import ObjectRef
 from dsfs.model.retention import Amount
+from dsfs.storage import censusscan
 from dsfs.storage.catalog_build import build_catalog
+from dsfs.storage.filesystem import mtime_ns
 from dsfs.storage.generations import CATALOG, SEGMENTS, SUMMARY, GenerationStore
 from dsfs.storage.segmentlist import list_segments
 from tests.rig.censused import PAGE, Place, identity, ids
@@ -232,3 +235,42 @@ def test_generation_that_cannot_be_understood_is_told_and_nothing_is_an_orphan(
     shutil.rmtree(path)
     assert place.scan().unknown == ()
     assert ids(place.census.orphans()) == [identity(1)]
+
+
+# ---------------------------------------------------------------- clocks and faults
+
+
+def test_bounded_rounds_come_round_to_everything_also_after_the_clock_was_set_back(place: Place) -> None:
+    for number in range(40):
+        place.seal(number)
+    place.scan(hours=24)
+    before = place.now_ns - 24 * 3600 * 10**9
+    place.now_ns = before
+    for number in range(40, 80):
+        place.seal(number)
+    for _ in range(40):
+        place.scan(most_entries=10)
+    assert max(folder.seen_ns for folder in place.census._file.folders.values()) <= place.now_ns
+    place.assert_right()
+
+
+def test_folder_that_is_away_for_a_moment_is_not_taken_for_empty(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An NFS server may call it stale while it is moved to another controller."""
+    place.seal(1)
+    place.place(A, [1])
+    place.scan()
+    folder = str(place.path(1).parent)
+    asked = mtime_ns
+
+    def stale(path: Path) -> int:
+        if str(path) == folder:
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return asked(path)
+
+    monkeypatch.setattr(censusscan, "mtime_ns", stale)
+    assert place.scan().since_ns is None
+    monkeypatch.setattr(censusscan, "mtime_ns", asked)
+    assert place.scan().since_ns is not None
+    place.assert_right()

@@ -253,3 +253,15 @@ def test_generation_whose_summary_is_damaged_stays(backing: BackingDirectory, su
     (path / "summary.json").write_text(summary)
     assert Trash(backing).hide_generation(("d", "v", "0f"), STAMP_NS) == NOTHING
     assert path.exists()
+
+
+def test_hidden_segment_that_is_open_is_missing_when_it_is_looked_at_again(
+    backing: BackingDirectory, sample: Sample
+) -> None:
+    """A warm is to fill it anew, and not to take it for resident until it is deleted."""
+    file = sample.sealed()
+    file.look_again()
+    assert file.is_complete
+    Trash(backing).hide(IDENTITY, STAMP_NS)
+    file.look_again()
+    assert file.state is State.ABSENT
