@@ -313,6 +313,8 @@ class Room:
             wanted = self._refused or ONE
             if not account.is_counted:
                 return "what is in the backing directory has to be counted first"
+            if not (there.free - self._purse.reserved - wanted).covers(there.floor):
+                return WORDS[Refusal.FLOOR]  # whatever the grant has left
             if self._purse.available.covers(wanted):
                 return ""
             refusal = account.refusal(wanted, self._fillable_bytes, there)

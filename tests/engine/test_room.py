@@ -142,6 +142,24 @@ def test_reservations_are_held_against_the_floor(tmp_path: Path, monkeypatch: py
     assert room.space() == (1000, 900, 300)
 
 
+def test_file_system_that_others_have_filled_is_why_nothing_is_filled_also_with_a_grant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = give_statvfs(monkeypatch, total=1000, free=900)
+    clock = Clock()
+    room = room_of(directory(tmp_path), floor_bytes=300, clock=clock)
+    room.reserve(Amount(100))
+    room.settle(Amount(100))
+    assert granted(room) >= 100
+    assert room.why_not_filling() == ""
+    free[0] = 200
+    clock.now_s += 2
+    assert room.why_not_filling() == "free space would fall below backing.floor"
+    free[0] = 900
+    clock.now_s += 2
+    assert room.why_not_filling() == ""
+
+
 def test_floor_is_that_of_all_nodes_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     give_statvfs(monkeypatch, total=1000, free=500)
     a = room_of(directory(tmp_path), floor_bytes=300)
