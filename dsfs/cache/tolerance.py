@@ -3,11 +3,7 @@
 import logging
 from types import TracebackType
 
-<<<<<<< HEAD
-from dsfs.model.errors import BackingError
-=======
 from dsfs.model.errors import DsfsError
->>>>>>> help-3g
 
 
 class Tolerance:
@@ -30,11 +26,7 @@ class Tolerance:
     ) -> bool:
         if error is None:
             self.is_well, self._told = True, ""
-<<<<<<< HEAD
-        elif isinstance(error, (OSError, BackingError)):
-=======
         elif isinstance(error, OSError | DsfsError):
->>>>>>> help-3g
             if str(error) != self._told:
                 self._told = str(error)
                 self._log.info("%s: %s", self._what, error)

@@ -60,6 +60,11 @@ def _open_sealed(place: Place) -> SealedFile | Filling | None:
     return None
 
 
+def is_in_place(sealed: SealedFile, place: Place) -> bool:
+    """Whether others find it, too: what was taken away is read on by who has it open, but not for ever."""
+    return sealed.is_intact() and has_name(sealed.fd, place)
+
+
 def has_name(fd: int, place: Place) -> bool:
     """Whether the open file is the sealed one still: another node may have taken it away, or sealed another."""
     refresh_names(place.path.parent, place.fs)

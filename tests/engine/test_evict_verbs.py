@@ -9,8 +9,7 @@ import pytest
 from dsfs.admin.evicting import EvictVerbs
 from dsfs.admin.render import Page
 from dsfs.model.errors import UsageError
-from tests.engine.evicting import age, hidden
-from tests.engine.test_evictor import evicting
+from tests.engine.evicting import age, evicting, hidden
 from tests.engine.test_pin_verbs import kinds_told
 
 Answer = dict[str, Any]

@@ -1,11 +1,7 @@
-"""The evictor on engines: what leaves, in two steps, and what does not."""
+"""The evictor on engines: what leaves, and what does not."""
 
 import errno
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,80 +9,29 @@ import trio
 import trio.testing
 
 from dsfs.cache import evictor as evictor_module
-<<<<<<< HEAD
-from dsfs.cache.sweep import COUNT_EVERY_S
-=======
-from dsfs.cache import segments as segments_module
->>>>>>> help-3g
-from dsfs.model import told
-from dsfs.model.account import FileSystemRoom
 from dsfs.model.errors import BackingError
-from dsfs.model.event import Kind
 from dsfs.model.eviction import Rule
 from dsfs.model.pin import Pin
-from dsfs.model.retention import Amount
 from dsfs.storage import account as account_module
 from dsfs.storage.account import count
 from dsfs.storage.turn import Turn
-from tests.engine.engine import MIB, PREFIX, Engine, Settings, running, until
-from tests.engine.evicting import DAY_S, Evicting, age, hidden, present
+from tests.engine.engine import MIB, PREFIX, until
+from tests.engine.evicting import (
+    DAY_S,
+    LARGE,
+    Evicting,
+    age,
+    evicting,
+    hidden,
+    present,
+    read,
+    rounds,
+    short_beats,
+)
 from tests.engine.fake_origin import FakeOrigin
 from tests.engine.faults import Faults
 
-LARGE = os.urandom(1 * MIB) * 6
-
-
-def sample(*versions: str) -> FakeOrigin:
-    origin = FakeOrigin()
-    for number, version in enumerate(versions):
-        origin.put(f"{PREFIX}{version}/large", LARGE + version.encode())
-        for name in range(3):
-            origin.put(f"{PREFIX}{version}/small/{name}", f"{version}{name}{number}".encode())
-    return origin
-
-
-@pytest.fixture(autouse=True)
-def short_beats(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two beats of a node are as far apart as the test has them."""
-    monkeypatch.setattr(told, "BEAT_S", 0.0)
-
-
-@asynccontextmanager
-async def evicting(
-    tmp_path: Path, *versions: str, limit_bytes: int = 1 << 40, grace_s: float = 0.0, keep_newest: int = 0
-) -> AsyncIterator[tuple[Engine, Evicting]]:
-    """An engine that has read all versions, and stopped to use them, and an evictor."""
-    async with running(tmp_path, sample(*versions), Settings(limit_bytes=limit_bytes)) as engine:
-        for version in versions:
-            await read(engine, version)
-        engine.room.tell()  # what was filled until now is no news
-        engine.room.there = partial(free_for_one, engine)  # type: ignore[method-assign]
-        found = Evicting(engine, tmp_path, limit_bytes=limit_bytes, grace_s=grace_s, keep_newest=keep_newest)
-        found.beat()
-        yield engine, found
-        await found.close()
-
-
-def free_for_one(engine: Engine) -> FileSystemRoom:
-    """What a file system has free that nobody else uses."""
-    there = count(engine.backing.path)
-    assert there is not None
-    return FileSystemRoom(Amount(1 << 40, 1 << 30) - there, Amount())
-
-
-async def read(engine: Engine, version: str) -> None:
-    assert await engine.read_path(f"{version}/large") == LARGE + version.encode()
-    for name in range(3):
-        assert (await engine.read_path(f"{version}/small/{name}")).startswith(version.encode())
-    await engine.settle()
-
-
-async def rounds(evicting: Evicting, times: int = 3) -> None:
-    """As many as it takes: what is hidden is met, and every node has told since."""
-    for _ in range(times):
-        evicting.beat()
-        evicting.engine.room.keep()
-        await evicting.evictor.evict(0)
+__all__ = ["short_beats"]
 
 
 async def test_what_is_stale_is_hidden_then_deleted_and_comes_back_with_the_next_read(tmp_path: Path) -> None:
@@ -116,34 +61,6 @@ async def test_what_is_stale_is_hidden_then_deleted_and_comes_back_with_the_next
         await read(engine, "v1")
         assert set(present(engine)) == before
         assert engine.surplus_bytes() >= 0
-
-
-async def test_reader_with_a_hidden_segment_open_reads_on_and_it_is_kept_for_as_long_as_that_is_told(
-    tmp_path: Path,
-) -> None:
-    async with evicting(tmp_path, "v1") as (engine, found):
-        age(engine, "v1")
-        file = await engine.open("v1/large")
-        assert file.segment is not None
-        identity = file.segment.identity
-        found.beat((identity,))
-        plan = await found.evictor.evict(0)
-        assert identity not in {each for verdict in plan.leaves for each in verdict.segments}
-        assert identity in present(engine)
-
-        found.beat()  # as if it had been opened a moment after that was told
-        await found.evictor.evict(0)
-        assert [name.partition(".")[0] for name in hidden(engine)].count(identity) == 1
-        for _ in range(3):
-            found.beat((identity,))
-            await found.evictor.evict(0)
-        assert [name.partition(".")[0] for name in hidden(engine)] == [identity]
-        assert await engine.read(file) == LARGE + b"v1"
-        await rounds(found)
-        assert hidden(engine) == []
-        assert await engine.read(file) == LARGE + b"v1"  # a miss, at worst
-        engine.opener.release(file)
-        await engine.settle()
 
 
 async def test_nothing_leaves_that_is_pinned_or_in_use_or_may_be(tmp_path: Path) -> None:
@@ -226,72 +143,6 @@ async def test_two_evictors_at_once_do_no_more_than_one(tmp_path: Path) -> None:
         await other.close()
 
 
-async def test_room_that_does_not_come_back_stops_deleting_after_a_part_of_the_limit_and_is_told_of(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    versions = [f"v{number}" for number in range(4)]
-    async with evicting(tmp_path, *versions, limit_bytes=100 * MIB) as (engine, found):
-        there = engine.room.there()  # as a file system with a snapshot says it, which this one has not
-        monkeypatch.setattr(engine.room, "there", lambda: there)
-        for version in versions:
-            age(engine, version)
-        await found.evictor.evict(0)
-        for path in engine.backing.path.glob("segments/*/*.trash-*"):
-            if path.stat().st_size < MIB:
-                path.unlink()
-        for _ in range(10):
-            found.clock_s += 60
-            await rounds(found, 1)
-        assert len(hidden(engine, at_least=MIB)) == 3  # one of them is larger than what may be owed
-        assert "does a snapshot hold them?" in found.sweeper.trouble
-        standing = found.evictor._standing.look()
-        assert standing is not None
-        assert standing.trouble == found.sweeper.trouble
-        for _ in range(2 * len(versions)):
-            there = replace(there, free=there.free + Amount(20 * MIB))  # the snapshots are gone, one after the other
-            await rounds(found, 1)
-        assert hidden(engine) == []
-        assert found.sweeper.trouble == ""
-
-
-async def test_what_is_deleted_when_a_count_has_just_ended_is_taken_off(tmp_path: Path) -> None:
-    async with evicting(tmp_path, "v1", "v2", grace_s=COUNT_EVERY_S + 10) as (engine, found):
-        age(engine, "v1")
-        await rounds(found, 4)
-        counted = engine.room.account.look()
-        assert counted is not None
-        found.clock_s += COUNT_EVERY_S + 1
-        await rounds(found, 2)
-        assert len(hidden(engine)) == 2
-        found.clock_s += 10
-        await rounds(found, 1)
-        assert hidden(engine) == []
-        account, there = engine.room.account.look(), count(engine.backing.path)
-        assert account is not None
-        assert there is not None
-        assert account.counted > counted.counted
-        assert 0 <= account.used.size_bytes - there.size_bytes < len(LARGE) // 2
-
-
-async def test_what_is_filled_while_a_count_is_under_way_counts_once_and_nothing_leaves_for_it(tmp_path: Path) -> None:
-    limit_bytes = 16 * MIB
-    async with running(tmp_path, sample("v1", "v2"), Settings(limit_bytes=limit_bytes)) as engine:
-        await read(engine, "v1")
-        found = Evicting(engine, tmp_path, limit_bytes=limit_bytes, keep_newest=2)
-        found.beat()
-        age(engine, "v1")
-        await rounds(found, 1)
-        await read(engine, "v2")
-        await rounds(found)
-        account, there = engine.room.account.look(), count(engine.backing.path)
-        assert account is not None
-        assert there is not None
-        assert account.counted == account.epoch > 1
-        assert 0 <= account.used.size_bytes - there.size_bytes < len(LARGE) // 2
-        assert hidden(engine) == []
-        await found.close()
-
-
 async def test_segments_of_nobody_and_old_generations_leave_too(tmp_path: Path) -> None:
     async with evicting(tmp_path, "v1", "v2") as (engine, found):
         origin = engine.origin
@@ -361,50 +212,6 @@ async def test_directory_that_cannot_be_seen_is_an_error_and_nothing_leaves(
         assert hidden(engine) == []
 
 
-async def test_what_cannot_be_deleted_is_in_the_way_of_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with evicting(tmp_path, "v1") as (engine, found):
-        age(engine, "v1")
-        await found.evictor.evict(0)
-        delete = found.trash.delete
-        bad: list[str] = []
-        told_ns = 0
-
-        def refuse(name: str) -> Amount:
-            bad[:] = bad or [name]
-            if name == bad[0]:
-                raise OSError(errno.EACCES, "Permission denied")
-            return delete(name)
-
-        monkeypatch.setattr(found.trash, "delete", refuse)
-        for _ in range(5):
-            found.beat()
-            with suppress(BackingError):
-                await found.evictor.evict(0)
-            standing = found.evictor._standing.look()
-            assert standing is not None
-            assert standing.counted_ns > told_ns
-            told_ns = standing.counted_ns
-        assert hidden(engine) == [Path(bad[0]).name]
-        monkeypatch.setattr(found.trash, "delete", delete)
-        await rounds(found, 2)
-        assert hidden(engine) == []
-
-
-async def test_what_is_deleted_after_a_count_is_taken_off(tmp_path: Path) -> None:
-    async with evicting(tmp_path, "v1", "v2") as (engine, found):
-        age(engine, "v1")
-        age(engine, "v2")
-        await found.evictor.evict(0)
-        await rounds(found)
-        assert hidden(engine) == []
-        engine.room.leave()
-        there = count(engine.backing.path)
-        assert there is not None
-        assert there.size_bytes <= engine.room.used_bytes < there.size_bytes + MIB
-
-
 async def test_folder_that_was_never_seen_and_cannot_be_is_an_error_and_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -445,7 +252,7 @@ async def test_one_node_takes_over_from_one_that_died_with_the_lock(
         assert dead.try_take()
         assert not found.evictor._has_turn()
         assert not other.evictor._has_turn()
-        monkeypatch.setattr(evictor_module, "LEASE_S", 0.0)
+        monkeypatch.setattr(evictor_module, "PATIENCE_S", 0.0)
         for _ in range(3):
             sign = dead.sign_of_life()
             while dead.sign_of_life() == sign:
@@ -465,61 +272,3 @@ async def test_without_locks_there_are_rounds_all_the_same(tmp_path: Path, monke
         with pytest.raises(OSError, match="Input/output error"):
             found.evictor._has_turn()
         assert found.evictor._has_turn()
-
-
-async def test_what_has_left_is_told_also_if_the_rest_cannot_be_hidden(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with evicting(tmp_path, "v1", "v2") as (engine, found):
-        age(engine, "v1")
-        hide = found.trash.hide
-        left: list[str] = []
-
-        def refuse(identity: str, stamp_ns: int) -> Amount:
-            if left:
-                raise OSError(errno.EACCES, "Permission denied")
-            left.append(identity)
-            return hide(identity, stamp_ns)
-
-        for segment in list(engine.segments):
-            engine.segments._active.pop(segment.identity)  # as if others had come into use since
-            segment.file.close()
-        monkeypatch.setattr(found.trash, "hide", refuse)
-        with pytest.raises(BackingError, match="Permission denied"):
-            await found.evictor.evict(0)
-        await engine.filler.flush_index()
-        assert engine.index.get(left[0]) is None
-        told = [event for _, event in engine.events._waiting if event.kind == Kind.EVICTED.value]
-        assert len(told) == 1
-
-
-async def test_eviction_that_was_asked_for_hides_as_much_as_it_says(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(evictor_module, "HIDDEN_AT_ONCE", 1)
-    async with evicting(tmp_path, "v1", "v2") as (engine, found):
-        age(engine, "v1")
-        age(engine, "v2")
-        plan = await found.evictor.plan(0)
-        left = await found.evictor.evict(0)
-        assert [verdict.segments for verdict in left.leaves] == [verdict.segments for verdict in plan.leaves]
-        assert len(hidden(engine)) == 4
-
-
-async def test_what_nobody_has_opened_for_long_is_closed_so_that_its_room_comes_back_when_it_leaves(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with evicting(tmp_path, "v1") as (engine, _):
-        file = await engine.open("v1/large")
-        for segment in engine.segments:
-            for run in set(segment.runs.values()):
-                engine.memory.discard(run)
-        engine.segments.close_unused()
-        assert len(list(engine.segments)) == 2
-        monkeypatch.setattr(segments_module, "UNUSED_S", -1.0)
-        engine.segments.close_unused()
-        assert [segment.identity for segment in engine.segments] == [file.segment and file.segment.identity]
-        assert await engine.read(file) == LARGE + b"v1"
-        engine.opener.release(file)
-        await engine.settle()
-        await read(engine, "v1")

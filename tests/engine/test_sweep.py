@@ -1,0 +1,227 @@
+"""What was hidden is deleted when nobody has it open, and counted; on engines."""
+
+import errno
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dsfs.cache import evictor as evictor_module
+from dsfs.cache import segments as segments_module
+from dsfs.cache.sweep import COUNT_EVERY_S
+from dsfs.model.errors import BackingError
+from dsfs.model.event import Kind
+from dsfs.model.retention import Amount
+from dsfs.storage.account import count
+from tests.engine.engine import MIB, Settings, running
+from tests.engine.evicting import (
+    LARGE,
+    Evicting,
+    age,
+    evicting,
+    hidden,
+    present,
+    read,
+    rounds,
+    sample,
+    short_beats,
+)
+
+__all__ = ["short_beats"]
+
+
+async def test_reader_with_a_hidden_segment_open_reads_on_and_it_is_kept_for_as_long_as_that_is_told(
+    tmp_path: Path,
+) -> None:
+    async with evicting(tmp_path, "v1") as (engine, found):
+        age(engine, "v1")
+        file = await engine.open("v1/large")
+        assert file.segment is not None
+        identity = file.segment.identity
+        found.beat((identity,))
+        plan = await found.evictor.evict(0)
+        assert identity not in {each for verdict in plan.leaves for each in verdict.segments}
+        assert identity in present(engine)
+
+        found.beat()  # as if it had been opened a moment after that was told
+        await found.evictor.evict(0)
+        assert [name.partition(".")[0] for name in hidden(engine)].count(identity) == 1
+        for _ in range(3):
+            found.beat((identity,))
+            await found.evictor.evict(0)
+        assert [name.partition(".")[0] for name in hidden(engine)] == [identity]
+        assert await engine.read(file) == LARGE + b"v1"
+        await rounds(found)
+        assert hidden(engine) == []
+        assert await engine.read(file) == LARGE + b"v1"  # a miss, at worst
+        engine.opener.release(file)
+        await engine.settle()
+
+
+async def test_room_that_does_not_come_back_stops_deleting_after_a_part_of_the_limit_and_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions = [f"v{number}" for number in range(4)]
+    async with evicting(tmp_path, *versions, limit_bytes=100 * MIB) as (engine, found):
+        there = engine.room.there()  # as a file system with a snapshot says it, which this one has not
+        monkeypatch.setattr(engine.room, "there", lambda: there)
+        for version in versions:
+            age(engine, version)
+        await found.evictor.evict(0)
+        for path in engine.backing.path.glob("segments/*/*.trash-*"):
+            if path.stat().st_size < MIB:
+                path.unlink()
+        for _ in range(10):
+            found.clock_s += 60
+            await rounds(found, 1)
+        assert len(hidden(engine, at_least=MIB)) == 3  # one of them is larger than what may be owed
+        assert "does a snapshot hold them?" in found.sweeper.trouble
+        standing = found.evictor._standing.look()
+        assert standing is not None
+        assert standing.trouble == found.sweeper.trouble
+        for _ in range(2 * len(versions)):
+            there = replace(there, free=there.free + Amount(20 * MIB))  # the snapshots are gone, one after the other
+            await rounds(found, 1)
+        assert hidden(engine) == []
+        assert found.sweeper.trouble == ""
+
+
+async def test_what_is_deleted_when_a_count_has_just_ended_is_taken_off(tmp_path: Path) -> None:
+    async with evicting(tmp_path, "v1", "v2", grace_s=COUNT_EVERY_S + 10) as (engine, found):
+        age(engine, "v1")
+        await rounds(found, 4)
+        counted = engine.room.account.look()
+        assert counted is not None
+        found.clock_s += COUNT_EVERY_S + 1
+        await rounds(found, 2)
+        assert len(hidden(engine)) == 2
+        found.clock_s += 10
+        await rounds(found, 1)
+        assert hidden(engine) == []
+        account, there = engine.room.account.look(), count(engine.backing.path)
+        assert account is not None
+        assert there is not None
+        assert account.counted > counted.counted
+        assert 0 <= account.used.size_bytes - there.size_bytes < len(LARGE) // 2
+
+
+async def test_what_is_filled_while_a_count_is_under_way_counts_once_and_nothing_leaves_for_it(tmp_path: Path) -> None:
+    limit_bytes = 16 * MIB
+    async with running(tmp_path, sample("v1", "v2"), Settings(limit_bytes=limit_bytes)) as engine:
+        await read(engine, "v1")
+        found = Evicting(engine, tmp_path, limit_bytes=limit_bytes, keep_newest=2)
+        found.beat()
+        age(engine, "v1")
+        await rounds(found, 1)
+        await read(engine, "v2")
+        await rounds(found)
+        account, there = engine.room.account.look(), count(engine.backing.path)
+        assert account is not None
+        assert there is not None
+        assert account.counted == account.epoch > 1
+        assert 0 <= account.used.size_bytes - there.size_bytes < len(LARGE) // 2
+        assert hidden(engine) == []
+        await found.close()
+
+
+async def test_what_cannot_be_deleted_is_in_the_way_of_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with evicting(tmp_path, "v1") as (engine, found):
+        age(engine, "v1")
+        await found.evictor.evict(0)
+        delete = found.trash.delete
+        bad: list[str] = []
+        told_ns = 0
+
+        def refuse(name: str) -> Amount:
+            bad[:] = bad or [name]
+            if name == bad[0]:
+                raise OSError(errno.EACCES, "Permission denied")
+            return delete(name)
+
+        monkeypatch.setattr(found.trash, "delete", refuse)
+        for _ in range(5):
+            found.beat()
+            with suppress(BackingError):
+                await found.evictor.evict(0)
+            standing = found.evictor._standing.look()
+            assert standing is not None
+            assert standing.counted_ns > told_ns
+            told_ns = standing.counted_ns
+        assert hidden(engine) == [Path(bad[0]).name]
+        monkeypatch.setattr(found.trash, "delete", delete)
+        await rounds(found, 2)
+        assert hidden(engine) == []
+
+
+async def test_what_is_deleted_after_a_count_is_taken_off(tmp_path: Path) -> None:
+    async with evicting(tmp_path, "v1", "v2") as (engine, found):
+        age(engine, "v1")
+        age(engine, "v2")
+        await found.evictor.evict(0)
+        await rounds(found)
+        assert hidden(engine) == []
+        engine.room.leave()
+        there = count(engine.backing.path)
+        assert there is not None
+        assert there.size_bytes <= engine.room.used_bytes < there.size_bytes + MIB
+
+
+async def test_what_has_left_is_told_also_if_the_rest_cannot_be_hidden(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with evicting(tmp_path, "v1", "v2") as (engine, found):
+        age(engine, "v1")
+        hide = found.trash.hide
+        left: list[str] = []
+
+        def refuse(identity: str, stamp_ns: int) -> Amount:
+            if left:
+                raise OSError(errno.EACCES, "Permission denied")
+            left.append(identity)
+            return hide(identity, stamp_ns)
+
+        for segment in list(engine.segments):
+            engine.segments._active.pop(segment.identity)  # as if others had come into use since
+            segment.file.close()
+        monkeypatch.setattr(found.trash, "hide", refuse)
+        with pytest.raises(BackingError, match="Permission denied"):
+            await found.evictor.evict(0)
+        await engine.filler.flush_index()
+        assert engine.index.get(left[0]) is None
+        told = [event for _, event in engine.events._waiting if event.kind == Kind.EVICTED.value]
+        assert len(told) == 1
+
+
+async def test_eviction_that_was_asked_for_hides_as_much_as_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evictor_module, "HIDDEN_AT_ONCE", 1)
+    async with evicting(tmp_path, "v1", "v2") as (engine, found):
+        age(engine, "v1")
+        age(engine, "v2")
+        plan = await found.evictor.plan(0)
+        left = await found.evictor.evict(0)
+        assert [verdict.segments for verdict in left.leaves] == [verdict.segments for verdict in plan.leaves]
+        assert len(hidden(engine)) == 4
+
+
+async def test_what_nobody_has_opened_for_long_is_closed_so_that_its_room_comes_back_when_it_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with evicting(tmp_path, "v1") as (engine, _):
+        file = await engine.open("v1/large")
+        for segment in engine.segments:
+            for run in set(segment.runs.values()):
+                engine.memory.discard(run)
+        engine.segments.close_unused()
+        assert len(list(engine.segments)) == 2
+        monkeypatch.setattr(segments_module, "UNUSED_S", -1.0)
+        engine.segments.close_unused()
+        assert [segment.identity for segment in engine.segments] == [file.segment and file.segment.identity]
+        assert await engine.read(file) == LARGE + b"v1"
+        engine.opener.release(file)
+        await engine.settle()
+        await read(engine, "v1")
