@@ -159,12 +159,16 @@ class Evictor:
         self.is_ours = self._has_turn()
         if not self.is_ours:
             return (), ()
-        survey = self._surveyor.take(is_whole=False)
-        left: tuple[Verdict, ...] = ()
-        if survey.seen_since_ns is not None:
-            left = tuple(self._hidden(survey, NOTHING))
-            self._hide_waste(survey)
-        self._finish(survey, left)
+        try:
+            survey = self._surveyor.take(is_whole=False)
+            left: tuple[Verdict, ...] = ()
+            if survey.seen_since_ns is not None:
+                left = tuple(self._hidden(survey, NOTHING))
+                self._hide_waste(survey)
+            self._finish(survey, left)
+        except BaseException:
+            self._give_up_turn()  # what is wrong may be so here only: a local disk that is full
+            raise
         return left, self._newly_whole(survey)
 
     def _newly_whole(self, survey: Survey) -> tuple[CachedVersion, ...]:
@@ -246,9 +250,12 @@ class Evictor:
                 return True
             sign, now_s = self._turn.sign_of_life(), time.monotonic()
         except OSError:
-            self._turn.end()  # a lock that was lost is lost with its file
-            self._turn = Turn(self._turn_path)
+            self._give_up_turn()  # a lock that was lost is lost with its file
             raise
         if self._sign is None or self._sign[0] != sign:
             self._sign = sign, now_s
         return now_s - self._sign[1] > LEASE_S
+
+    def _give_up_turn(self) -> None:
+        self._turn.end()
+        self._turn = Turn(self._turn_path)
