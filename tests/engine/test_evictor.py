@@ -14,6 +14,7 @@ from dsfs.model.eviction import Rule
 from dsfs.model.pin import Pin
 from dsfs.storage import account as account_module
 from dsfs.storage.account import count
+from dsfs.storage.censusscan import Scan
 from dsfs.storage.turn import Turn
 from tests.engine.engine import MIB, PREFIX, until
 from tests.engine.evicting import (
@@ -178,6 +179,28 @@ async def test_node_whose_turn_it_is_does_the_rounds_and_another_one_when_that_s
             assert not other.evictor.is_ours
             await found.evictor.end()
             await until(lambda: bool(other.evictor.is_ours), "the turn")
+            nursery.cancel_scope.cancel()
+        await other.close()
+
+
+async def test_node_whose_rounds_fail_leaves_the_turn_to_another_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(evictor_module, "ROUND_S", 0.01)
+    caplog.set_level("INFO")
+
+    def refuse(now_ns: int) -> Scan:
+        raise BackingError("census: the local disk is full")
+
+    async with evicting(tmp_path, "v1") as (engine, found):
+        age(engine, "v1")
+        other = Evicting(engine, tmp_path, name="other")
+        monkeypatch.setattr(found.census, "scan", refuse)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(found.evictor.serve)
+            await until(lambda: "nothing can be evicted: census" in caplog.text, "a round that fails")
+            nursery.start_soon(other.evictor.serve)
+            await until(lambda: bool(hidden(engine)), "a round of the other one")
             nursery.cancel_scope.cancel()
         await other.close()
 
