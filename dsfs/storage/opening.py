@@ -43,7 +43,7 @@ def _open_sealed(place: Place) -> SealedFile | Filling | None:
                 if is_unchanged(fd, stamp, place.fs):
                     used.append(True)
                     return SealedFile(place.lock, fd, stamp, place.fs)
-                if not has_name(fd, place):
+                if not _has_name(fd, place):
                     continue
                 # By somebody; the blocks that its checksums still vouch for are kept.
                 _fault(place, "was changed after it was sealed; every block is checked before it is used again")
@@ -52,7 +52,7 @@ def _open_sealed(place: Place) -> SealedFile | Filling | None:
                 _fault(place, "cannot be taken back, and is not believed: %s", exc)
                 return None
             except DamagedMapError as exc:
-                if not has_name(fd, place):
+                if not _has_name(fd, place):
                     continue
                 _fault(place, "has no usable checksums and is dropped: %s", exc)
                 remove_waste(path, "", ".sum")
@@ -60,7 +60,7 @@ def _open_sealed(place: Place) -> SealedFile | Filling | None:
     return None
 
 
-def has_name(fd: int, place: Place) -> bool:
+def _has_name(fd: int, place: Place) -> bool:
     """Whether the open file is the sealed one still: another node may have taken it away, or sealed another."""
     refresh_names(place.path.parent, place.fs)
     try:
@@ -87,6 +87,11 @@ def _open_filling(place: Place) -> Filling | None:
         log.info("segment %s has a map but no data", path.name)
     remove_waste(path, ".map", ".part")
     return None
+
+
+def is_in_place(sealed: SealedFile, place: Place) -> bool:
+    """Whether it is intact, and others find it, too: what was taken away is read on, but not for ever."""
+    return sealed.is_intact() and _has_name(sealed.fd, place)
 
 
 @contextmanager

@@ -31,7 +31,7 @@ from dsfs.model.retention import NOTHING, Amount
 from dsfs.storage.faultpoint import reach
 from dsfs.storage.filesystem import FileSystem, is_there
 from dsfs.storage.filling import Filling, Place, correction, remove_all, remove_waste, unless_removed, write_sum
-from dsfs.storage.opening import has_name, open_files
+from dsfs.storage.opening import is_in_place, open_files
 from dsfs.storage.presence import MISSING, TRUSTED, UNCHECKED, Presence
 from dsfs.storage.sealed import SealBrokenError, SealedFile, stamp_of
 
@@ -92,15 +92,11 @@ class SegmentFile:
         """
         with self._lock:
             is_closed = self.state in (State.CLOSED, State.ABSENT)
-            if anew or is_closed or not (self._sealed is None or self._is_in_place(self._sealed)):
+            if anew or is_closed or not (self._sealed is None or is_in_place(self._sealed, self._place)):
                 self._become_absent()
                 self._look()
             elif self._filling is not None and not self._filling.is_in_place(believed_s):
                 self._begin_again()
-
-    def _is_in_place(self, sealed: SealedFile) -> bool:
-        """Whether others find it, too: what was taken away is read on by who has it open, but not for ever."""
-        return sealed.is_intact() and has_name(sealed.fd, self._place)
 
     def _look(self) -> None:
         """OSError, and CLOSED, if one cannot look: that does not mean that nothing is there."""

@@ -1,22 +1,31 @@
 """An evictor beside an engine, and what makes versions old."""
 
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 from dsfs.cache.evictor import Evictor
 from dsfs.cache.survey import Limits, Surveyor
 from dsfs.cache.sweep import Sweeper
-from dsfs.model.retention import Retention
+from dsfs.model import told
+from dsfs.model.account import FileSystemRoom
+from dsfs.model.retention import Amount, Retention
 from dsfs.model.trashname import stamp_in
+from dsfs.storage.account import count
 from dsfs.storage.bulletin import shares_at, standing_at
 from dsfs.storage.census import Census
 from dsfs.storage.pins import PinFolder
 from dsfs.storage.trash import Trash
-from tests.engine.engine import Engine
+from tests.engine.engine import MIB, PREFIX, Engine, Settings, running
+from tests.engine.fake_origin import FakeOrigin
 from tests.rig.usages import usage_of
 
 DAY_S = 86_400
 STALE_AFTER_S = 7.0 * DAY_S
+LARGE = os.urandom(1 * MIB) * 6
 
 
 class Evicting:
@@ -88,3 +97,54 @@ def hidden(engine: Engine, *, at_least: int = 0) -> list[str]:
 
 def present(engine: Engine) -> list[str]:
     return [path.name for path in engine.backing.path.glob("segments/*/*") if stamp_in(path.name) is None]
+
+
+def sample(*versions: str) -> FakeOrigin:
+    origin = FakeOrigin()
+    for number, version in enumerate(versions):
+        origin.put(f"{PREFIX}{version}/large", LARGE + version.encode())
+        for name in range(3):
+            origin.put(f"{PREFIX}{version}/small/{name}", f"{version}{name}{number}".encode())
+    return origin
+
+
+@asynccontextmanager
+async def evicting(
+    tmp_path: Path, *versions: str, limit_bytes: int = 1 << 40, grace_s: float = 0.0, keep_newest: int = 0
+) -> AsyncIterator[tuple[Engine, Evicting]]:
+    """An engine that has read all versions, and stopped to use them, and an evictor.
+
+    Two beats of a node are as far apart as the test has them.
+    """
+    settings = Settings(limit_bytes=limit_bytes)
+    with patch.object(told, "BEAT_S", 0.0):
+        async with running(tmp_path, sample(*versions), settings) as engine:
+            for version in versions:
+                await read(engine, version)
+            engine.room.tell()  # what was filled until now is no news
+            engine.room.there = partial(free_for_one, engine)  # type: ignore[method-assign]
+            found = Evicting(engine, tmp_path, limit_bytes=limit_bytes, grace_s=grace_s, keep_newest=keep_newest)
+            found.beat()
+            yield engine, found
+            await found.close()
+
+
+def free_for_one(engine: Engine) -> FileSystemRoom:
+    """What a file system has free that nobody else uses."""
+    there = count(engine.backing.path)
+    assert there is not None
+    return FileSystemRoom(Amount(1 << 40, 1 << 30) - there, Amount())
+
+
+async def read(engine: Engine, version: str) -> None:
+    assert await engine.read_path(f"{version}/large") == LARGE + version.encode()
+    for name in range(3):
+        assert (await engine.read_path(f"{version}/small/{name}")).startswith(version.encode())
+    await engine.settle()
+
+
+async def rounds(evicting: Evicting, times: int = 3) -> None:
+    """As many as it takes: what is hidden is met, and every node has told since."""
+    for _ in range(times):
+        evicting.beat()
+        await evicting.evictor.evict(0)

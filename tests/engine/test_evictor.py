@@ -2,10 +2,7 @@
 
 import errno
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,74 +10,15 @@ import trio
 import trio.testing
 
 from dsfs.cache import evictor as evictor_module
-from dsfs.cache import segments as segments_module
-from dsfs.model import told
-from dsfs.model.account import FileSystemRoom
 from dsfs.model.errors import BackingError
-from dsfs.model.event import Kind
 from dsfs.model.eviction import Rule
 from dsfs.model.pin import Pin
 from dsfs.model.retention import Amount
 from dsfs.storage.account import count
-from dsfs.storage.turn import Turn
-from tests.engine.engine import MIB, PREFIX, Engine, Settings, running, until
-from tests.engine.evicting import DAY_S, Evicting, age, hidden, present
+from tests.engine.engine import MIB, PREFIX, until
+from tests.engine.evicting import DAY_S, LARGE, Evicting, age, evicting, hidden, present, read, rounds
 from tests.engine.fake_origin import FakeOrigin
 from tests.engine.faults import Faults
-
-LARGE = os.urandom(1 * MIB) * 6
-
-
-def sample(*versions: str) -> FakeOrigin:
-    origin = FakeOrigin()
-    for number, version in enumerate(versions):
-        origin.put(f"{PREFIX}{version}/large", LARGE + version.encode())
-        for name in range(3):
-            origin.put(f"{PREFIX}{version}/small/{name}", f"{version}{name}{number}".encode())
-    return origin
-
-
-@pytest.fixture(autouse=True)
-def short_beats(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two beats of a node are as far apart as the test has them."""
-    monkeypatch.setattr(told, "BEAT_S", 0.0)
-
-
-@asynccontextmanager
-async def evicting(
-    tmp_path: Path, *versions: str, limit_bytes: int = 1 << 40, grace_s: float = 0.0, keep_newest: int = 0
-) -> AsyncIterator[tuple[Engine, Evicting]]:
-    """An engine that has read all versions, and stopped to use them, and an evictor."""
-    async with running(tmp_path, sample(*versions), Settings(limit_bytes=limit_bytes)) as engine:
-        for version in versions:
-            await read(engine, version)
-        engine.room.tell()  # what was filled until now is no news
-        engine.room.there = partial(free_for_one, engine)  # type: ignore[method-assign]
-        found = Evicting(engine, tmp_path, limit_bytes=limit_bytes, grace_s=grace_s, keep_newest=keep_newest)
-        found.beat()
-        yield engine, found
-        await found.close()
-
-
-def free_for_one(engine: Engine) -> FileSystemRoom:
-    """What a file system has free that nobody else uses."""
-    there = count(engine.backing.path)
-    assert there is not None
-    return FileSystemRoom(Amount(1 << 40, 1 << 30) - there, Amount())
-
-
-async def read(engine: Engine, version: str) -> None:
-    assert await engine.read_path(f"{version}/large") == LARGE + version.encode()
-    for name in range(3):
-        assert (await engine.read_path(f"{version}/small/{name}")).startswith(version.encode())
-    await engine.settle()
-
-
-async def rounds(evicting: Evicting, times: int = 3) -> None:
-    """As many as it takes: what is hidden is met, and every node has told since."""
-    for _ in range(times):
-        evicting.beat()
-        await evicting.evictor.evict(0)
 
 
 async def test_what_is_stale_is_hidden_then_deleted_and_comes_back_with_the_next_read(tmp_path: Path) -> None:
@@ -298,165 +236,3 @@ async def test_directory_that_cannot_be_seen_is_an_error_and_nothing_leaves(
             with pytest.raises(BackingError, match="cannot be looked through"):
                 await found.evictor.evict(0)
         assert hidden(engine) == []
-
-
-async def test_what_cannot_be_deleted_is_in_the_way_of_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with evicting(tmp_path, "v1") as (engine, found):
-        age(engine, "v1")
-        await found.evictor.evict(0)
-        delete = found.trash.delete
-        bad: list[str] = []
-
-        def refuse(name: str) -> Amount:
-            bad[:] = bad or [name]
-            if name == bad[0]:
-                raise OSError(errno.EACCES, "Permission denied")
-            return delete(name)
-
-        monkeypatch.setattr(found.trash, "delete", refuse)
-        for _ in range(5):
-            found.beat()
-            with suppress(BackingError):
-                await found.evictor.evict(0)
-            standing = found.evictor._standing.look()
-            assert standing is not None
-            assert standing.counted_ns == found.surveyor.nodes._beat_ns
-        assert hidden(engine) == [Path(bad[0]).name]
-        monkeypatch.setattr(found.trash, "delete", delete)
-        await rounds(found, 2)
-        assert hidden(engine) == []
-
-
-async def test_what_is_deleted_after_a_count_is_taken_off(tmp_path: Path) -> None:
-    async with evicting(tmp_path, "v1", "v2") as (engine, found):
-        age(engine, "v1")
-        age(engine, "v2")
-        await found.evictor.evict(0)
-        await rounds(found)
-        assert hidden(engine) == []
-        engine.room.leave()
-        there = count(engine.backing.path)
-        assert there is not None
-        assert there.size_bytes <= engine.room.used_bytes < there.size_bytes + MIB
-
-
-async def test_folder_that_was_never_seen_and_cannot_be_is_an_error_and_not_waited_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with evicting(tmp_path, "v1") as (engine, found):
-        age(engine, "v1")
-        scandir = os.scandir
-
-        def refuse(path: Path) -> object:
-            if path == engine.backing.generations / "photos":
-                raise OSError(errno.EACCES, "Permission denied")
-            return scandir(path)
-
-        monkeypatch.setattr(os, "scandir", refuse)
-        with trio.fail_after(20), pytest.raises(BackingError, match="versions/photos: Permission denied"):
-            await found.evictor.plan(0)
-        monkeypatch.setattr(os, "scandir", scandir)
-        assert (await found.evictor.evict(0)).leaves
-
-
-async def test_use_that_stops_an_eviction_is_known_to_the_next_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with evicting(tmp_path, "v1", "v2") as (engine, found):
-        age(engine, "v1", 30)
-        age(engine, "v2", 20)
-        await found.evictor.plan(0)
-        engine.uses.touch("photos", "v1")
-        assert (await found.evictor.evict(0)).leaves == ()
-        assert [verdict.key[1] for verdict in (await found.evictor.evict(0)).leaves] == ["v2"]
-
-
-async def test_one_node_takes_over_from_one_that_died_with_the_lock(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with evicting(tmp_path, "v1") as (engine, found):
-        other = Evicting(engine, tmp_path, name="other")
-        dead = Turn(engine.backing.turns / "evictor")
-        assert dead.try_take()
-        assert not found.evictor._has_turn()
-        assert not other.evictor._has_turn()
-        monkeypatch.setattr(evictor_module, "LEASE_S", 0.0)
-        for _ in range(3):
-            sign = dead.sign_of_life()
-            while dead.sign_of_life() == sign:
-                assert found.evictor._has_turn()
-            assert not other.evictor._has_turn()
-        dead.end()
-        assert found.evictor._has_turn()
-        await other.close()
-
-
-async def test_without_locks_there_are_rounds_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with evicting(tmp_path, "v1") as (_, found):
-        faults = Faults(monkeypatch)
-        faults.fail("rangelock.lock", errno.ENOLCK)
-        assert found.evictor._has_turn()
-        faults.fail("rangelock.lock", errno.EIO)
-        with pytest.raises(OSError, match="Input/output error"):
-            found.evictor._has_turn()
-        assert found.evictor._has_turn()
-
-
-async def test_what_has_left_is_told_also_if_the_rest_cannot_be_hidden(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with evicting(tmp_path, "v1", "v2") as (engine, found):
-        age(engine, "v1")
-        hide = found.trash.hide
-        left: list[str] = []
-
-        def refuse(identity: str, stamp_ns: int) -> Amount:
-            if left:
-                raise OSError(errno.EACCES, "Permission denied")
-            left.append(identity)
-            return hide(identity, stamp_ns)
-
-        for segment in list(engine.segments):
-            engine.segments._active.pop(segment.identity)  # as if others had come into use since
-            segment.file.close()
-        monkeypatch.setattr(found.trash, "hide", refuse)
-        with pytest.raises(BackingError, match="Permission denied"):
-            await found.evictor.evict(0)
-        await engine.filler.flush_index()
-        assert engine.index.get(left[0]) is None
-        told = [event for _, event in engine.events._waiting if event.kind == Kind.EVICTED.value]
-        assert len(told) == 1
-
-
-async def test_eviction_that_was_asked_for_hides_as_much_as_it_says(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(evictor_module, "HIDDEN_AT_ONCE", 1)
-    async with evicting(tmp_path, "v1", "v2") as (engine, found):
-        age(engine, "v1")
-        age(engine, "v2")
-        plan = await found.evictor.plan(0)
-        left = await found.evictor.evict(0)
-        assert [verdict.segments for verdict in left.leaves] == [verdict.segments for verdict in plan.leaves]
-        assert len(hidden(engine)) == 4
-
-
-async def test_what_nobody_has_opened_for_long_is_closed_so_that_its_room_comes_back_when_it_leaves(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with evicting(tmp_path, "v1") as (engine, _):
-        file = await engine.open("v1/large")
-        for segment in engine.segments:
-            for run in set(segment.runs.values()):
-                engine.memory.discard(run)
-        engine.segments.close_unused()
-        assert len(list(engine.segments)) == 2
-        monkeypatch.setattr(segments_module, "UNUSED_S", -1.0)
-        engine.segments.close_unused()
-        assert [segment.identity for segment in engine.segments] == [file.segment and file.segment.identity]
-        assert await engine.read(file) == LARGE + b"v1"
-        engine.opener.release(file)
-        await engine.settle()
-        await read(engine, "v1")
