@@ -168,29 +168,18 @@ class Evictor:
     def _round(self) -> None:
         self.is_ours = self._has_turn()
         if not self.is_ours:
-<<<<<<< HEAD
             return
-        survey = self._surveyor.take(is_whole=False)
-        left: tuple[Verdict, ...] = ()
-        if survey.seen_since_ns is not None:
-            left = tuple(self._hidden(survey, NOTHING, HIDDEN_AT_ONCE))
-            self._hide_waste(survey)
-        self._note_whole(survey)
-        self._finish(survey, left)
-=======
-            return (), ()
         try:
             survey = self._surveyor.take(is_whole=False)
             left: tuple[Verdict, ...] = ()
             if survey.seen_since_ns is not None:
-                left = tuple(self._hidden(survey, NOTHING))
+                left = tuple(self._hidden(survey, NOTHING, HIDDEN_AT_ONCE))
                 self._hide_waste(survey)
+            self._note_whole(survey)
             self._finish(survey, left)
         except BaseException:
             self._give_up_turn()  # what is wrong may be so here only: a local disk that is full
             raise
-        return left, self._newly_whole(survey)
->>>>>>> help-3h
 
     def _note_whole(self, survey: Survey) -> None:
         """Versions of which all is there since the last round of this node.  Small files take less on some servers."""
@@ -281,18 +270,11 @@ class Evictor:
                 self._turn.show_life()
                 self._sign = None
                 return True
-<<<<<<< HEAD
             return self._takes_over()
         except OSError as exc:
-            self._turn.end()  # a lock that was lost is lost with its file
-            self._turn = Turn(self._turn_path)
+            self._give_up_turn()  # a lock that was lost is lost with its file
             if exc.errno in CANNOT_LOCK:
                 return True  # all nodes do the same then
-=======
-            sign, now_s = self._turn.sign_of_life(), time.monotonic()
-        except OSError:
-            self._give_up_turn()  # a lock that was lost is lost with its file
->>>>>>> help-3h
             raise
 
     def _takes_over(self) -> bool:
@@ -303,16 +285,12 @@ class Evictor:
         sign, now_s = self._turn.sign_of_life(), time.monotonic()
         if self._sign is None or self._sign[0] != sign:
             self._sign = sign, now_s
-<<<<<<< HEAD
         if now_s - self._sign[1] <= PATIENCE_S:
             return False
         self._turn.show_life()
         self._sign = self._turn.sign_of_life(), self._sign[1]
         return True
-=======
-        return now_s - self._sign[1] > LEASE_S
 
     def _give_up_turn(self) -> None:
         self._turn.end()
         self._turn = Turn(self._turn_path)
->>>>>>> help-3h
