@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 # In one round, so that the server has other work, too: as many removals as it does in some ten seconds.
 DELETED_AT_ONCE = 10_000
 COUNT_EVERY_S = 600.0
+ROUGH_PART = 256  # of the limit: a count that may be off by more is repeated at once
 # Owed for so long, what was deleted is not just late.
 LATE_S = 300.0
 
@@ -162,5 +163,6 @@ class Sweeper:
             if known is not None:
                 self._ledger.correct((counted.used - known.used).size_bytes)
             self._room.tell()  # what is freed by who has not seen that it was counted anew is not taken off
-            self._count, self._counted_s = None, self._clock()
-            self._room.tell()  # what is freed from now on was counted, and has to be taken off
+            # What was told meanwhile may have been found, too.
+            is_rough = counted.since.size_bytes * ROUGH_PART > self._limit_bytes
+            self._count, self._counted_s = None, None if is_rough else self._clock()

@@ -125,7 +125,6 @@ def test_claim_on_what_was_sealed_meanwhile_says_resident(sample: Sample, a: Seg
     assert a.state is State.SEALED
 
 
-@pytest.mark.expects_log("was removed while it was being filled")
 def test_claim_on_what_was_dropped_meanwhile_begins_anew(sample: Sample, a: SegmentFile, b: SegmentFile) -> None:
     sample.fill(a, 0, 1)
     b.drop()
