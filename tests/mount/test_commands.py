@@ -143,7 +143,7 @@ def test_status_tells_of_daemon_origin_backing_memory_and_versions(background: N
     (background.mountpoint / V / "large").read_bytes()
     wait_until(lambda: background.version(V)["resident_bytes"] >= len(CONTENT), what="filling")
     status = answer_of(background, "status")
-    assert set(status) == {"daemon", "origins", "backing", "memory", "versions", "warms"}
+    assert set(status) == {"daemon", "origins", "backing", "eviction", "memory", "versions", "warms"}
     assert status["daemon"]["mountpoint"] == str(background.mountpoint)
     assert status["daemon"]["version"] == __version__
     assert status["daemon"]["state"] == "running"
