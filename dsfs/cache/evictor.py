@@ -211,7 +211,7 @@ class Evictor:
                 node,
                 survey.host(node),
                 survey.room.leaving.size_bytes + gone.total(),
-                self._sweeper.trouble,
+                self._sweeper.trouble or _of_unknown(survey),
                 survey.seen_since_ns is not None,
                 held_versions(survey.versions, gone),
             )
@@ -280,3 +280,9 @@ class Evictor:
         self._turn.show_life()
         self._sign = self._turn.sign_of_life(), self._sign[1]
         return True
+
+
+def _of_unknown(survey: Survey) -> str:
+    """Why nothing leaves, in words."""
+    names = sorted(map(survey.host, survey.unknown))
+    return f"nothing leaves: what {', '.join(names[:3])} may use is not known" if names else ""

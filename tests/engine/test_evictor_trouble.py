@@ -16,7 +16,7 @@ from dsfs.model.event import Kind
 from dsfs.model.retention import Amount
 from dsfs.storage.account import count
 from dsfs.storage.turn import Turn
-from tests.engine.engine import MIB
+from tests.engine.engine import MIB, until
 from tests.engine.evicting import LARGE, Evicting, age, evicting, hidden, read, rounds
 from tests.engine.faults import Faults
 
@@ -169,15 +169,36 @@ async def test_what_nobody_has_opened_for_long_is_closed_so_that_its_room_comes_
 ) -> None:
     async with evicting(tmp_path, "v1") as (engine, _):
         file = await engine.open("v1/large")
-        for segment in engine.segments:
-            for run in set(segment.runs.values()):
-                engine.memory.discard(run)
+        assert file.segment is not None
         engine.segments.close_unused()
         assert len(list(engine.segments)) == 2
         monkeypatch.setattr(segments_module, "UNUSED_S", -1.0)
-        engine.segments.close_unused()
-        assert [segment.identity for segment in engine.segments] == [file.segment and file.segment.identity]
+
+        def is_closed() -> bool:
+            for run in {run for segment in engine.segments for run in segment.runs.values()}:
+                if engine.memory.is_settled(run):
+                    engine.memory.discard(run)
+            engine.segments.close_unused()
+            return list(engine.segments) == [file.segment]
+
+        await until(is_closed, "nobody is at the other segment")
         assert await engine.read(file) == LARGE + b"v1"
         engine.opener.release(file)
         await engine.settle()
         await read(engine, "v1")
+
+
+async def test_status_says_what_keeps_everything_from_leaving(tmp_path: Path) -> None:
+    async with evicting(tmp_path, "v1") as (engine, found):
+        other = engine.backing.nodes / "other"
+        other.mkdir()
+        (other / "heartbeat").touch()
+        await found.evictor.evict(0)
+        standing = found.evictor._standing.look()
+        assert standing is not None
+        assert standing.trouble == "nothing leaves: what other may use is not known"
+        (other / "heartbeat").unlink()
+        await found.evictor.evict(0)
+        standing = found.evictor._standing.look()
+        assert standing is not None
+        assert standing.trouble == ""
