@@ -8,8 +8,10 @@ from dsfs.admin.control import Verb
 from dsfs.admin.queries import Answer
 from dsfs.admin.targets import size_of
 from dsfs.cache.evictor import Evictor, Plan
+from dsfs.model.errors import UsageError
 from dsfs.model.eviction import Verdict
 from dsfs.model.pin import NO_END_NS
+from dsfs.model.quantity import format_size
 
 
 @dataclass
@@ -23,11 +25,18 @@ class EvictVerbs:
 
     async def plan(self, args: dict[str, Any]) -> Answer:
         """What would leave, and what would stay."""
-        return _facts(await self.evictor.plan(size_of(args, "need_bytes")))
+        return _facts(await self.evictor.plan(self._need(args)))
 
     async def evict(self, args: dict[str, Any]) -> Answer:
         """The same, and it has left."""
-        return _facts(await self.evictor.evict(size_of(args, "need_bytes")))
+        return _facts(await self.evictor.evict(self._need(args)))
+
+    def _need(self, args: dict[str, Any]) -> int:
+        """UsageError if it is more than there can ever be: that would empty the cache for nothing."""
+        need_bytes, limit_bytes = size_of(args, "need_bytes"), self.evictor.limit_bytes
+        if need_bytes > limit_bytes:
+            raise UsageError(f"{format_size(need_bytes)} are more than backing.limit, {format_size(limit_bytes)}")
+        return need_bytes
 
 
 def _facts(plan: Plan) -> Answer:

@@ -111,6 +111,11 @@ class Evictor:
         self._left: deque[Verdict] = deque()
         self._become_whole: deque[CachedVersion] = deque()
 
+    @property
+    def limit_bytes(self) -> int:
+        """That of the backing directory."""
+        return self._surveyor.limits.limit_bytes
+
     async def serve(self) -> None:
         """Service: a round every ROUND_S, for as long as the daemon runs."""
         while True:
@@ -220,7 +225,7 @@ class Evictor:
                 node,
                 survey.host(node),
                 survey.room.leaving.size_bytes + gone.total(),
-                self._sweeper.trouble,
+                self._sweeper.trouble or _of_unknown(survey),
                 survey.seen_since_ns is not None,
                 held_versions(survey.versions, gone),
             )
@@ -294,3 +299,9 @@ class Evictor:
     def _give_up_turn(self) -> None:
         self._turn.end()
         self._turn = Turn(self._turn_path)
+
+
+def _of_unknown(survey: Survey) -> str:
+    """Why nothing leaves, in words."""
+    names = sorted(map(survey.host, survey.unknown))
+    return f"nothing leaves: what {', '.join(names[:3])} may use is not known" if names else ""

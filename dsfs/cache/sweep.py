@@ -94,7 +94,9 @@ class Sweeper:
         self._met = {trashed.name: self._met.get(trashed.name, now) for trashed in present}
         self._refused &= self._met.keys()
         present.sort(key=lambda trashed: trashed.name in self._refused)  # last: nothing else is to wait for them
-        budget = self._ledger.may_delete(self._limit_bytes)
+        # Where there is room enough, what is owed does no harm: it is the limit that makes versions leave.
+        room = survey.room
+        budget = max(self._ledger.may_delete(self._limit_bytes), (room.free - room.floor).size_bytes)
         freed, count, is_short = NOTHING, 0, False
         try:
             for trashed in present:

@@ -35,8 +35,8 @@ class HeldVersion:
 class Standing:
     """As it was at `counted_ns`, by the server's clock; `node`, called `host`, did the round.
 
-    `is_whole`: a version that is not named holds nothing.  `trouble`: why nothing more is deleted, "" while that goes
-    on.
+    `is_whole`: a version that is not named holds nothing.  `trouble`: why nothing leaves, or is deleted, "" while that
+    goes on.
     """
 
     counted_ns: int

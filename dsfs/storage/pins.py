@@ -19,7 +19,7 @@ from dsfs.model.errors import BackingError
 from dsfs.model.pin import MOST_BYTES, Pin, PinFile, Pins, content_of, pin_in
 from dsfs.model.versionname import SEPARATOR, name_of
 from dsfs.storage.faultpoint import reach
-from dsfs.storage.filesystem import GONE, FileSystem, is_unfinished, refresh_names, remove, replace_direct
+from dsfs.storage.filesystem import GONE, FileSystem, bytes_of, is_unfinished, refresh_names, remove, replace_direct
 from dsfs.storage.leftovers import abandoned
 
 log = logging.getLogger(__name__)
@@ -81,8 +81,7 @@ class PinFolder:
     def _read(self, name: str) -> PinFile | None:
         """None if there is no such file any more."""
         try:
-            with (self._path / name).open("rb") as file:
-                pin = pin_in(file.read(MOST_BYTES + 1))
+            pin = pin_in(bytes_of(self._path / name, MOST_BYTES))
             return PinFile(name, name_of(pin.dataset, pin.version), pin)
         except OSError as exc:
             if exc.errno in GONE:

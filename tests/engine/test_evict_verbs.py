@@ -41,6 +41,14 @@ async def test_plan_changes_nothing_and_evict_does_what_it_says(tmp_path: Path) 
         assert "evicted" in await kinds_told(engine, 3)
 
 
+async def test_need_beyond_the_limit_is_refused_and_nothing_leaves(tmp_path: Path) -> None:
+    async with evicting(tmp_path, "v1", limit_bytes=2**30) as (engine, found):
+        for verb in ("evict", "evict_plan"):
+            with pytest.raises(UsageError, match=r"5.00 TiB are more than backing.limit, 1.00 GiB"):
+                await EvictVerbs(found.evictor).table()[verb].run({"need_bytes": 5 * 2**40})
+        assert hidden(engine) == []
+
+
 @pytest.mark.parametrize("need", [-1, "5", 1.5, True, 2**63])
 async def test_need_that_is_no_size_is_refused(tmp_path: Path, need: object) -> None:
     async with evicting(tmp_path) as (_, found):

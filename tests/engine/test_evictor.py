@@ -295,3 +295,19 @@ async def test_without_locks_there_are_rounds_all_the_same(tmp_path: Path, monke
         with pytest.raises(OSError, match="Input/output error"):
             found.evictor._has_turn()
         assert found.evictor._has_turn()
+
+
+async def test_status_says_what_keeps_everything_from_leaving(tmp_path: Path) -> None:
+    async with evicting(tmp_path, "v1") as (engine, found):
+        other = engine.backing.nodes / "other"
+        other.mkdir()
+        (other / "heartbeat").touch()
+        await found.evictor.evict(0)
+        standing = found.evictor._standing.look()
+        assert standing is not None
+        assert standing.trouble == "nothing leaves: what other may use is not known"
+        (other / "heartbeat").unlink()
+        await found.evictor.evict(0)
+        standing = found.evictor._standing.look()
+        assert standing is not None
+        assert standing.trouble == ""

@@ -4,14 +4,13 @@ import errno
 import os
 from itertools import count
 from pathlib import Path
-from typing import IO, Any
 
 import pytest
 
 from dsfs.model.errors import BackingError
 from dsfs.model.pin import EXPIRED_SHOWN_S, Pin
 from dsfs.storage import pins
-from dsfs.storage.filesystem import FileSystem
+from dsfs.storage.filesystem import FileSystem, bytes_of
 from dsfs.storage.pins import PinFolder
 from tests.engine.faults import Faults
 from tests.engine.stopping import DiedError, stopping_at
@@ -75,17 +74,23 @@ def test_a_file_is_read_once(folder: PinFolder, place: Path, monkeypatch: pytest
     folder.all()
     (path,) = place.iterdir()
     opened: list[Path] = []
-    path_open = Path.open
 
-    def noted(self: Path, mode: str) -> IO[Any]:
-        opened.append(self)
-        return path_open(self, mode)
+    def noted(path: Path, most_bytes: int) -> bytes:
+        opened.append(path)
+        return bytes_of(path, most_bytes)
 
-    monkeypatch.setattr(Path, "open", noted)
+    monkeypatch.setattr(pins, "bytes_of", noted)
     assert pinned(folder) == [pin_of()]
     assert opened == []
     assert pinned(new_folder(place)) == [pin_of()]
     assert opened == [path]
+
+
+@pytest.mark.expects_log("cannot be understood, and counts as a pin: ")
+def test_pipe_in_the_folder_holds_nobody_up(folder: PinFolder, place: Path) -> None:
+    os.mkfifo(place / "photos,v1,0123456789ab.json")
+    (file,) = folder.all().files["photos,v1"]
+    assert file.pin is None
 
 
 @pytest.mark.expects_log("cannot be understood, and counts as a pin: ")

@@ -14,7 +14,7 @@ from dsfs.model.errors import BackingError
 from dsfs.model.event import Kind
 from dsfs.model.retention import Amount
 from dsfs.storage.account import count
-from tests.engine.engine import MIB, Settings, running
+from tests.engine.engine import MIB, Settings, running, until
 from tests.engine.evicting import (
     LARGE,
     Evicting,
@@ -65,6 +65,7 @@ async def test_room_that_does_not_come_back_stops_deleting_after_a_part_of_the_l
     versions = [f"v{number}" for number in range(4)]
     async with evicting(tmp_path, *versions, limit_bytes=100 * MIB) as (engine, found):
         there = engine.room.there()  # as a file system with a snapshot says it, which this one has not
+        there = replace(there, floor=there.free)  # and no room to spare
         monkeypatch.setattr(engine.room, "there", lambda: there)
         for version in versions:
             age(engine, version)
@@ -81,7 +82,8 @@ async def test_room_that_does_not_come_back_stops_deleting_after_a_part_of_the_l
         assert standing is not None
         assert standing.trouble == found.sweeper.trouble
         for _ in range(2 * len(versions)):
-            there = replace(there, free=there.free + Amount(20 * MIB))  # the snapshots are gone, one after the other
+            # The snapshots are gone, one after the other.
+            there = replace(there, free=there.free + Amount(20 * MIB), floor=there.free)
             await rounds(found, 1)
         assert hidden(engine) == []
         assert found.sweeper.trouble == ""
@@ -213,14 +215,19 @@ async def test_what_nobody_has_opened_for_long_is_closed_so_that_its_room_comes_
 ) -> None:
     async with evicting(tmp_path, "v1") as (engine, _):
         file = await engine.open("v1/large")
-        for segment in engine.segments:
-            for run in set(segment.runs.values()):
-                engine.memory.discard(run)
+        assert file.segment is not None
         engine.segments.close_unused()
         assert len(list(engine.segments)) == 2
         monkeypatch.setattr(segments_module, "UNUSED_S", -1.0)
-        engine.segments.close_unused()
-        assert [segment.identity for segment in engine.segments] == [file.segment and file.segment.identity]
+
+        def is_closed() -> bool:
+            for run in {run for segment in engine.segments for run in segment.runs.values()}:
+                if engine.memory.is_settled(run):
+                    engine.memory.discard(run)
+            engine.segments.close_unused()
+            return list(engine.segments) == [file.segment]
+
+        await until(is_closed, "nobody is at the other segment")
         assert await engine.read(file) == LARGE + b"v1"
         engine.opener.release(file)
         await engine.settle()
