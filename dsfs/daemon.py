@@ -111,6 +111,7 @@ class Daemon:
             services.start_soon(self.parts.filler.keep_index)
             services.start_soon(self.parts.filler.keep_sealing)
             services.start_soon(self.parts.readahead.serve)
+            services.start_soon(self.parts.segments.serve)
             services.start_soon(self.parts.health.serve)
             services.start_soon(self.parts.recovery.tidy_later)
             services.start_soon(self.parts.heartbeat.serve)

@@ -128,6 +128,28 @@ async def test_reader_with_a_hidden_segment_open_reads_on_and_it_is_kept_for_as_
         await engine.settle()
 
 
+async def test_room_of_what_is_deleted_comes_back_though_this_node_had_it_open_a_while_ago(tmp_path: Path) -> None:
+    async with evicting(tmp_path, "v1", "v2") as (engine, found):
+        age(engine, "v1")
+        file = await engine.open("v2/large")
+        engine.segments.close_unused()
+        await read(engine, "v2")
+        engine.segments.close_unused()
+        await until(lambda: len(open_segments(engine)) == 2, "what is not used being closed")
+        await rounds(found, 4)
+        assert hidden(engine) == []
+        assert not [name for name in open_segments(engine) if name.endswith("(deleted)")]
+        assert await engine.read(file) == LARGE + b"v2"
+        engine.opener.release(file)
+        await read(engine, "v1")
+
+
+def open_segments(engine: Engine) -> list[str]:
+    """What this process has open below segments/."""
+    names = [os.readlink(path) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
+    return [name for name in names if name.startswith(str(engine.backing.path / "segments"))]
+
+
 async def test_nothing_leaves_that_is_pinned_or_in_use_or_may_be(tmp_path: Path) -> None:
     async with evicting(tmp_path, "v1", "v2", "v3") as (engine, found):
         for version in ("v1", "v2", "v3"):
