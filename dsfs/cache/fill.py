@@ -319,6 +319,12 @@ class Filler:
         self._dirty[identity] = SegmentRecord(identity, False, 0, 0, 0)
         self._is_dirty.set()
 
+    def forget_idle(self, segment: ActiveSegment) -> None:
+        """Nobody has used the segment for a while: what can be read back need not be in memory."""
+        for run in set(segment.runs.values()):
+            if run.filled and not run.users and self.memory.is_settled(run):
+                self.memory.discard(run)
+
     def retire(self, segment: ActiveSegment) -> None:
         """The segment is about to be closed: keep what the index is to know, and open it no more."""
         self._unsealed.discard(segment)

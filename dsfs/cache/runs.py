@@ -208,12 +208,12 @@ class ActiveSegment:
     `misses`: how often one of its blocks was wanted and not there;
     `is_touched`: a reader was in this pack; `is_wished`: all of it is to be fetched; `unfilled_runs`: runs on their way
     from the question for a claim to the end of their fill; `is_sealing`: a thread is at the seal; `wants_seal`: once
-    more after it; `opened_s`: when somebody opened it last; `used_hour`: see SegmentRecord.
+    more after it; `used_hour`: see SegmentRecord.
     """
 
     __slots__ = (
         "failed", "file", "identity", "is_sealing", "is_touched", "is_wished", "last_error", "last_fetch", "misses",
-        "opened_s", "others", "owner", "runs", "source", "unfilled_runs", "used_hour", "users", "wants_seal",
+        "others", "owner", "runs", "source", "unfilled_runs", "used_hour", "users", "wants_seal",
     )  # fmt: skip
 
     def __init__(self, file: SegmentFile, source: Source) -> None:
@@ -223,7 +223,6 @@ class ActiveSegment:
         self.runs: dict[int, Run] = {}
         self.owner: VersionKey | None = None
         self.users = 0
-        self.opened_s = 0.0
         self.used_hour = 0
         self.misses = 0
         self.is_touched = False

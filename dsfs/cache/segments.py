@@ -1,8 +1,8 @@
 """The table of segments in use, and where their bytes come from.
 
 Concurrency: the trio thread owns the table; the files' methods block and run in the backing pool.
-A segment is closed when it falls out of the least recently used `capacity` and nobody uses it, or nobody has opened it
-for UNUSED_S: what another node, or this one, takes away gives its room back only when it is open nowhere.
+A segment is closed when it falls out of the least recently used CAPACITY and nobody uses it, or when nobody has for a
+while: the room of a file that was deleted comes back when the last one has closed it.
 
 INVARIANT: a segment with users or runs is never closed.
 """
@@ -12,7 +12,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice, takewhile
 from typing import Protocol
 
 import trio
@@ -31,8 +30,8 @@ from dsfs.storage.segment import State
 log = logging.getLogger(__name__)
 
 CAPACITY = 1024  # segments kept open: NFSv4 state on a filer is a fixed pool for each controller
-UNUSED_S = 300.0  # less than what leaves stays hidden
-LOOK_S = 30.0  # how often it is looked for those
+# A segment that was not used for so long, or twice as long, is closed: well within the grace of what was evicted.
+IDLE_S = 120.0
 
 
 @dataclass(slots=True)
@@ -92,6 +91,8 @@ class Keeper(Protocol):
 
     def used(self, segment: ActiveSegment) -> None: ...
 
+    def forget_idle(self, segment: ActiveSegment) -> None: ...
+
     def retire(self, segment: ActiveSegment) -> None: ...
 
 
@@ -104,6 +105,7 @@ class SegmentTable:
         self._health = health
         self._keeper = keeper
         self._active: OrderedDict[str, ActiveSegment] = OrderedDict()
+        self._idle: set[ActiveSegment] = set()  # at the last `close_unused`, and not used since
         self._being_removed: set[str] = set()
         self._removed = trio.lowlevel.ParkingLot()
 
@@ -141,7 +143,6 @@ class SegmentTable:
         self._close_idle()  # before: the new one has no user yet
         segment = ActiveSegment(self._backing.segment(identity, blocks), source)
         self._active[identity] = segment
-        segment.opened_s = trio.current_time()
         return segment
 
     async def opened(self, segment: ActiveSegment) -> ActiveSegment:
@@ -150,7 +151,7 @@ class SegmentTable:
         If it cannot be opened it stays closed, and nothing of it is resident.
         """
         self._active.move_to_end(segment.identity)
-        segment.opened_s = trio.current_time()
+        self._idle.discard(segment)
         segment.users += 1  # from here on: whoever opens another meanwhile must not close this one
         try:
             if segment.file.state is State.CLOSED:
@@ -191,30 +192,30 @@ class SegmentTable:
         excess = len(self._active) + 1 - CAPACITY
         if excess <= 0:
             return
-        for segment in list(islice(self._idle(), excess)):
+        idle = [segment for segment in self._active.values() if not segment.users and not segment.runs]
+        for segment in idle[:excess]:
             self._close(segment)
-
-    def _idle(self) -> Iterator[ActiveSegment]:
-        """Those that may be closed, least recently used first."""
-        return (segment for segment in self._active.values() if not segment.users and not segment.runs)
 
     def _close(self, segment: ActiveSegment) -> None:
         self._keeper.retire(segment)
+        self._idle.discard(segment)
         del self._active[segment.identity]
         # On NFS a close waits for the server: not here.
         self._pool.submit(Ticket(segment.file.close), Priority.AHEAD)
 
     async def serve(self) -> None:
-        """Service: closes what nobody has opened for long."""
+        """Service: closes what is not used, for as long as the daemon runs."""
         while True:
-            await trio.sleep(LOOK_S)
+            await trio.sleep(IDLE_S)
             self.close_unused()
 
     def close_unused(self) -> None:
-        """Close what nobody has opened for UNUSED_S, and nobody uses."""
-        before_s = trio.current_time() - UNUSED_S
-        for segment in list(takewhile(lambda segment: segment.opened_s < before_s, self._idle())):
-            self._close(segment)
+        """Close the segments that nobody has used since the last time."""
+        for segment in list(self._idle):
+            self._keeper.forget_idle(segment)
+            if not segment.users and not segment.runs:
+                self._close(segment)
+        self._idle = {segment for segment in self._active.values() if not segment.users}
 
     def close(self) -> None:
         for segment in self._active.values():

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from dsfs.cache import evictor as evictor_module
-from dsfs.cache import segments as segments_module
 from dsfs.cache.sweep import COUNT_EVERY_S
 from dsfs.model.errors import BackingError
 from dsfs.model.event import Kind
@@ -210,25 +209,23 @@ async def test_eviction_that_was_asked_for_hides_as_much_as_it_says(
         assert len(hidden(engine)) == 4
 
 
-async def test_what_nobody_has_opened_for_long_is_closed_so_that_its_room_comes_back_when_it_leaves(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with evicting(tmp_path, "v1") as (engine, _):
-        file = await engine.open("v1/large")
-        assert file.segment is not None
+async def test_room_of_what_is_deleted_comes_back_though_this_node_had_it_open_a_while_ago(tmp_path: Path) -> None:
+    async with evicting(tmp_path, "v1", "v2") as (engine, found):
+        age(engine, "v1")
+        file = await engine.open("v2/large")
         engine.segments.close_unused()
-        assert len(list(engine.segments)) == 2
-        monkeypatch.setattr(segments_module, "UNUSED_S", -1.0)
-
-        def is_closed() -> bool:
-            for run in {run for segment in engine.segments for run in segment.runs.values()}:
-                if engine.memory.is_settled(run):
-                    engine.memory.discard(run)
-            engine.segments.close_unused()
-            return list(engine.segments) == [file.segment]
-
-        await until(is_closed, "nobody is at the other segment")
-        assert await engine.read(file) == LARGE + b"v1"
+        await read(engine, "v2")
+        engine.segments.close_unused()
+        await until(lambda: len(open_segments(engine)) == 2, "what is not used being closed")
+        await rounds(found, 4)
+        assert hidden(engine) == []
+        assert not [name for name in open_segments(engine) if name.endswith("(deleted)")]
+        assert await engine.read(file) == LARGE + b"v2"
         engine.opener.release(file)
-        await engine.settle()
         await read(engine, "v1")
+
+
+def open_segments(engine: Engine) -> list[str]:
+    """What this process has open below segments/."""
+    names = [os.readlink(path) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
+    return [name for name in names if name.startswith(str(engine.backing.path / "segments"))]
