@@ -98,7 +98,9 @@ class Sweeper:
     def _delete(self, survey: Survey) -> None:
         present = self._census.trash()
         now = survey.now_ns, self._clock()
-        self._met = {trashed.name: self._met.get(trashed.name, now) for trashed in present}
+        met = ((trashed.name, self._met.get(trashed.name, now)) for trashed in present)
+        # By a clock that was set back since, it would be met in the future.
+        self._met = {name: (min(met_ns, survey.now_ns), met_s) for name, (met_ns, met_s) in met}
         budget = self._ledger.may_delete(self._limit_bytes)
         freed, count, is_short = NOTHING, 0, False
         try:
