@@ -91,7 +91,9 @@ class Sweeper:
         present = self._census.trash()
         # Not when the survey began: another evictor may have hidden some of it since.
         now = self._nodes.time_at(time.monotonic()), self._clock()
-        self._met = {trashed.name: self._met.get(trashed.name, now) for trashed in present}
+        met = ((trashed.name, self._met.get(trashed.name, now)) for trashed in present)
+        # By a clock that was set back since, it would be met in the future.
+        self._met = {name: (min(met_ns, now[0]), met_s) for name, (met_ns, met_s) in met}
         self._refused &= self._met.keys()
         present.sort(key=lambda trashed: trashed.name in self._refused)  # last: nothing else is to wait for them
         # Where there is room enough, what is owed does no harm: it is the limit that makes versions leave.

@@ -14,12 +14,16 @@ class Told:
 
     _beats: dict[str, int] = field(default_factory=dict)
     _until_ns: dict[str, int] = field(default_factory=dict)
+    _now_ns: int = 0
 
     def note(self, look: Look) -> None:
-        """Another look; the order is that of their times."""
+        """Another look.  Where the server's clock was set back, what was known by the old one is forgotten."""
+        if look.now_ns < self._now_ns:
+            self._until_ns.clear()
+        self._now_ns = look.now_ns
         beats = {seen.node: seen.beat_ns for seen in look.sightings if seen.beat_ns is not None}
         for node, beat_ns in beats.items():
-            if (before_ns := self._beats.get(node, beat_ns)) != beat_ns:
+            if (before_ns := self._beats.get(node, beat_ns)) < beat_ns:
                 self._until_ns[node] = before_ns
         self._beats = beats
 

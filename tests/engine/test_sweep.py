@@ -1,6 +1,7 @@
 """What was hidden is deleted when nobody has it open, and counted; on engines."""
 
 import errno
+import os
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from dsfs.model.errors import BackingError
 from dsfs.model.event import Kind
 from dsfs.model.retention import Amount
 from dsfs.storage.account import count
-from tests.engine.engine import MIB, Settings, running, until
+from tests.engine.engine import MIB, Engine, Settings, running, until
 from tests.engine.evicting import (
     LARGE,
     Evicting,

@@ -40,3 +40,14 @@ def test_a_node_that_cannot_be_seen_may_have_anything_open_and_one_that_has_stop
     assert not told.is_complete(look_at(START_NS, None), START_NS - 10 * BEAT_NS)
     assert told.is_complete(look_at(START_NS, START_NS, is_stopped=True), START_NS)
     assert told.is_complete(look_at(START_NS), START_NS)
+
+
+def test_what_was_told_by_a_clock_that_was_set_back_since_is_not_known() -> None:
+    told = Told()
+    hour_ns = 3600 * SECOND_NS
+    for beats in range(3):
+        told.note(look_at(START_NS + hour_ns + beats * BEAT_NS, START_NS + hour_ns + beats * BEAT_NS))
+    for beats in range(4):
+        look = look_at(START_NS + beats * BEAT_NS, START_NS + beats * BEAT_NS)
+        told.note(look)
+        assert told.is_complete(look, START_NS) == (beats >= 2)
