@@ -120,7 +120,9 @@ def hidden_in(backing: Path) -> list[str]:
 
 
 def account_of(backing: Path) -> Account:
-    return account_in((backing / ACCOUNT).read_bytes())
+    account = account_in((backing / ACCOUNT).read_bytes())
+    assert account is not None
+    return account
 
 
 def used_in(export: Path) -> int:
@@ -177,13 +179,14 @@ def make_old(backing: Path, *versions: str) -> None:
 
 def fill(node: Node, *versions: SourceVersion) -> None:
     """Have these versions there, and in use by nobody."""
-    node.start()
+    client = node.start().machine
+    assert isinstance(client, NfsClient)
     wanted: list[str] = []
     for version in versions:
-        assert digests_on(node.machine, version.tree(node.mountpoint)) == version.digests
+        assert digests_on(client, version.tree(node.mountpoint)) == version.digests
         (catalog,) = node.state_dir.glob(f"catalogs/{version.name}/*/catalog.mdb")
         wanted += whole_segments(catalog)
-    node.machine.call(wait_for_files, node.backing / "segments", sorted(wanted))
+    client.call(wait_for_files, node.backing / "segments", sorted(wanted))
     assert node.stop() == 0
 
 
@@ -259,6 +262,7 @@ def test_clock_of_the_server_that_is_set_lets_nothing_go_that_is_open_and_rounds
     assert server.call(versions_there, backing) == {open_one.name}
     assert server.call(hidden_in, backing)
     server.set_clock(0)
-    wait_until(lambda: not evict(evicting) and not server.call(hidden_in, backing), WAIT_S, "what has left being deleted")
+    is_gone = lambda: not evict(evicting) and not server.call(hidden_in, backing)  # noqa: E731
+    wait_until(is_gone, WAIT_S, "what has left being deleted")
     assert server.call(versions_there, backing) == {open_one.name}
     assert a.call(digest_file, path) == open_one.digests[open_one.large[0]]
