@@ -167,6 +167,6 @@ class Sweeper:
             if known is not None:
                 self._ledger.correct((counted.used - known.used).size_bytes)
             self._room.tell()  # what is freed by who has not seen that it was counted anew is not taken off
-            # What was told meanwhile may have been found, too.
-            is_rough = counted.since.size_bytes * ROUGH_PART > self._limit_bytes
+            # What was told meanwhile may have been found, too; and another node may have begun anew, and have died.
+            is_rough = counted.counted != self._count.epoch or counted.since.size_bytes * ROUGH_PART > self._limit_bytes
             self._count, self._counted_s = None, None if is_rough else self._clock()

@@ -54,7 +54,7 @@ def exchange(place: Path, times: int) -> None:
         node.room.leave()
 
 
-@pytest.mark.parametrize(("nfs_version", "most"), [("3", 14), ("4.2", 13)])
+@pytest.mark.parametrize(("nfs_version", "most"), [("3", 10), ("4.2", 13)])
 def test_exchange_costs_a_dozen_requests(
     a: NfsClient, record_property: Callable[[str, object], None], nfs_version: str, most: int
 ) -> None:

@@ -7,21 +7,11 @@ import sys
 
 from dsfs import cli
 from dsfs.cache import evictor
-from tests.rig.node import Node
 
 ROUND_S = 1.0
 PATIENCE_S = 5.0
 
-
-def start_hurried(node: Node) -> Node:
-    """Start the node with such a daemon."""
-    node.module = "tests.rig.hurried"
-    try:
-        return node.start()
-    finally:
-        del node.module  # started again it is dsfs itself
-
-
 if __name__ == "__main__":
-    evictor.ROUND_S, evictor.PATIENCE_S = ROUND_S, PATIENCE_S
+    evictor.ROUND_S = ROUND_S
+    vars(evictor)["LEASE_S"] = PATIENCE_S
     sys.exit(cli.main())
