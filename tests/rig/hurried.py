@@ -12,6 +12,5 @@ ROUND_S = 1.0
 PATIENCE_S = 5.0
 
 if __name__ == "__main__":
-    evictor.ROUND_S = ROUND_S
-    vars(evictor)["LEASE_S"] = PATIENCE_S
+    evictor.ROUND_S, evictor.PATIENCE_S = ROUND_S, PATIENCE_S
     sys.exit(cli.main())
