@@ -136,7 +136,8 @@ class Sweeper:
         if not is_of_segments(trashed.name):
             return True  # a generation: who has it open has a copy of his own
         identity = PurePath(trashed.name).name.partition(".")[0]
-        return not survey.uses.is_open(identity, self._census.owners_of(identity))
+        # One that was filled anew is what nodes have open; who has the old one open yet looks for that after a miss.
+        return self._census.has(identity) or not survey.uses.is_open(identity, self._census.owners_of(identity))
 
     # ---------------------------------------------------------------- counting
 

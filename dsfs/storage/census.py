@@ -124,6 +124,10 @@ class Census:
             others = tuple(self._keys_of(owner for owner in entry.owners if owner != number))
             yield HeldSegment(identity.hex(), entry.size_bytes, entry.inodes, entry.filled_ns, others)
 
+    def has(self, identity: str) -> bool:
+        """Whether something of the segment is there that was not taken away."""
+        return any(self._file.entries([bytes.fromhex(identity)]))
+
     def owners_of(self, identity: str) -> list[VersionKey]:
         """The generations that the segment is of, whether anything of it is there or not."""
         return list(self._keys_of(self._file.owners_of(bytes.fromhex(identity))))

@@ -230,3 +230,19 @@ def open_segments(engine: Engine) -> list[str]:
     """What this process has open below segments/."""
     names = [os.readlink(path) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
     return [name for name in names if name.startswith(str(engine.backing.path / "segments"))]
+
+
+async def test_what_was_filled_anew_and_is_open_does_not_keep_what_was_taken_away(tmp_path: Path) -> None:
+    async with evicting(tmp_path, "v1") as (engine, found):
+        age(engine, "v1")
+        await found.evictor.evict(0)
+        assert len(hidden(engine)) == 2
+        await engine.drop("v1")  # what of it is in memory
+        await read(engine, "v1")
+        identities = tuple({name.partition(".")[0] for name in present(engine)})
+        for _ in range(3):
+            found.beat(identities)
+            engine.room.keep()
+            await found.evictor.evict(0)
+        assert hidden(engine) == []
+        await read(engine, "v1")
