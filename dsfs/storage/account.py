@@ -47,6 +47,7 @@ class SharedAccount:
         self, path: Path, fs: FileSystem, node: Callable[[], str], clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._path = path
+        self._fs = fs
         self._file = AccountFile(path / ACCOUNT, fs)
         self._lock = threading.Lock()
         self._node = node
@@ -95,6 +96,8 @@ class SharedAccount:
             except OSError:
                 self._file.close()  # a lock that was lost is lost with the open file
                 raise
+            if not self._fs.is_network:  # an open costs nothing there, and a file that is open keeps it writable
+                self._file.close()
 
     def _begun(self) -> Account:
         """An account for what is there: counted at once where that is little."""

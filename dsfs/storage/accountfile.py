@@ -2,9 +2,9 @@
 
     a JSON object, its CRC32C as 8 digits, each on a line; then blanks to the end of a page
 
-A node keeps it open for as long as it runs, and an exchange is a lock, a READ and a WRITE.  In its place, because an
-NFS server lends files to clients that open them: what was replaced each time it would have to take back each time, for
-which a client of NFSv3 waits 5 s, with the lock.  A write that was torn shows in the checksum.
+Over a network a node keeps it open for as long as it runs, and an exchange is a lock, a READ and a WRITE.  In its
+place, because an NFS server lends files to clients that open them: what was replaced each time it would have to take
+back each time, for which a client of NFSv3 waits 5 s, with the lock.  A write that was torn shows in the checksum.
 
 Concurrency: blocking calls; the caller lets in one thread at a time.
 """
@@ -91,7 +91,7 @@ class AccountFile:
             try:
                 self._fd = os.open(self._path, flags, 0o644)
             except OSError as exc:
-                if exc.errno not in GONE:
+                if exc.errno not in GONE or flags & os.O_CREAT:
                     raise
                 return None
         return self._fd

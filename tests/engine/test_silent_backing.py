@@ -10,7 +10,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from dsfs.cache.health import LOOK_S
 from dsfs.cache.warm import Phase
-from dsfs.model.blocks import BLOCK, PAGE, RUN
+from dsfs.model.blocks import BLOCK, RUN
 from dsfs.model.errors import BackingError
 from dsfs.model.health import DOWN_S, Condition
 from dsfs.model.warming import MOST_PAUSE_S
@@ -377,7 +377,7 @@ async def test_drop_that_is_not_answered_fails_in_time_and_what_it_removes_all_t
         assert segments == 1
         assert 0 < freed_bytes < used_bytes
         assert indexed_bytes(engine.index) == 0
-        assert engine.surplus_bytes() == PAGE
+        assert engine.surplus_bytes() == 0
         assert not files_below(tmp_path / "backing" / "segments")
         for file in files:
             engine.opener.release(file)
