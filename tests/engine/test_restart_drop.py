@@ -8,7 +8,6 @@ import pytest
 import trio
 
 from dsfs.cache import segments
-from dsfs.model.blocks import PAGE
 from dsfs.model.errors import BackingError
 from dsfs.storage.residency import SegmentRecord
 from tests.engine.backing_sample import indexed_bytes
@@ -82,7 +81,7 @@ async def test_segments_that_are_closed_are_counted_once_and_reach_the_index(
                 assert len(list(engine.segments)) <= 3
         await engine.settle()
         assert indexed_bytes(engine.index) == sum(map(len, contents.values()))
-        assert engine.surplus_bytes() == PAGE
+        assert engine.surplus_bytes() == 0
     assert origin.sent_bytes == sum(map(len, contents.values()))
 
 
@@ -129,7 +128,7 @@ async def test_drop_gives_the_bytes_back_and_the_next_read_fetches_them(tmp_path
         assert segments == 2
         assert freed_bytes == used_bytes - engine.room.used_bytes > len(LARGE)
         assert indexed_bytes(engine.index) == 0
-        assert engine.surplus_bytes() == PAGE
+        assert engine.surplus_bytes() == 0
         assert await engine.drop("v1") == (0, 0)
         await read_all(engine, contents)
         await engine.settle()
@@ -145,7 +144,7 @@ async def test_drop_of_closed_segments_is_counted_right(tmp_path: Path) -> None:
         segment_bytes = engine.segment_bytes()
     async with running(tmp_path, origin) as engine:
         assert await engine.drop("v1") == (segment_bytes, 2)
-        assert engine.surplus_bytes() == PAGE
+        assert engine.surplus_bytes() == 0
     assert not [path for path in (tmp_path / "backing" / "segments").rglob("*") if path.is_file()]
 
 
@@ -211,7 +210,7 @@ async def test_drop_that_fails_says_so_and_leaves_the_account_right(
         await engine.settle()
         assert engine.room.used_bytes == used_bytes
         await engine.drop("v1")
-        assert engine.surplus_bytes() == PAGE
+        assert engine.surplus_bytes() == 0
 
 
 @pytest.mark.expects_log("the residency index cannot be written")
@@ -267,7 +266,7 @@ async def test_drop_while_the_index_is_rebuilt_waits_and_leaves_nothing_behind(
             gate.open()
         assert dropped == [(segment_bytes, 2)]
         assert indexed_bytes(engine.index) == 0
-        assert engine.surplus_bytes() == PAGE
+        assert engine.surplus_bytes() == 0
         assert not list((tmp_path / "backing" / "segments").glob("*/*"))
 
 
