@@ -215,9 +215,9 @@ def test_pinned_version_and_one_in_use_stay_and_the_table_says_why(
     with (held.tree(node.mountpoint) / held.large[0]).open("rb"):
         is_told = lambda: any(verdict["nodes"] for verdict in node.ask("evict_plan")["stays"])  # noqa: E731
         wait_until(is_told, SOON_S, "the open file being told")
-        answer = json.loads(node.command("evict", "--need", "1TiB", "--json").stdout)
+        answer = json.loads(node.command("evict", "--need", "8GiB", "--json").stdout)
         assert verdicts(answer, "leaves") == {"v3": "stale"}
-        text = words(node.command("evict", "--need", "1TiB").stdout)
+        text = words(node.command("evict", "--need", "8GiB").stdout)
         assert re.search(r"photos/v1 [\d.]+ MiB 8d ago pinned until 2100-01-02 00:00", text), text
         assert re.search(r"photos/v2 [\d.]+ MiB now in use by \S+ since \d+m?s", text), text
         assert "cannot be had: the rest stays for the reasons above" in text
