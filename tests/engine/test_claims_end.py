@@ -47,6 +47,7 @@ async def test_end_of_a_claim_does_not_end_the_next_one_of_the_same_blocks(
     origin.fail(LARGE, *[OriginTemporaryError("503")] * AHEAD_ATTEMPTS)
     gate = origin.hold(LARGE)
     async with nodes(tmp_path, origin, 2) as (a, b):
+        a.opener.release(await a.open("v1/large"))  # the catalog is shared: that takes a lock, too
         # Of two threads one stands still while it gives up the first claim, and the other asks for one after the other.
         monkeypatch.setattr(a.claims, "pool", Pool("claims", 2, a.claims.bridge))
         unlock = Faults(monkeypatch).hold("rangelock.unlock")

@@ -92,8 +92,10 @@ def test_file_system_without_inodes_costs_readers_nothing_and_fills_go_on_when_t
         assert version.wrong_files(node.mountpoint, version.large[:1]) == []
         for path in ballast:
             path.unlink()
-        # What was read meanwhile stays in memory, unfilled: so another file.
-        wait_filled(node, version, version.large[1], 2 * MOST_FULL_BELIEVED_S)
+        # What is read while it is believed that there is no room stays in memory, unfilled: so another file, and later.
+        end_s = time.monotonic() + MOST_FULL_BELIEVED_S
+        wait_until(lambda: time.monotonic() > end_s, 2 * MOST_FULL_BELIEVED_S, "the refusal being forgotten")
+        wait_filled(node, version, version.large[1])
         assert backing_of(node)["state"] == "ok"
         assert node.stop() == 0
 
