@@ -1,5 +1,6 @@
 """A backing directory without room: readers are served, `status` says why nothing is filled, and fills go on later."""
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
