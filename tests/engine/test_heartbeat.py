@@ -1,6 +1,7 @@
 """The heartbeat of a node: what it tells of the engine it beats in, and that nothing waits for it."""
 
 import errno
+import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -158,6 +159,12 @@ async def test_beat_that_fails_is_told_once_and_tried_again(
     async with running(tmp_path, sample()) as engine:
         faults.fail("nodes.beat", errno.EROFS, times=10**6)
         async with beating(engine) as heartbeat:
+
+            def told_of() -> list[logging.LogRecord]:
+                mock_clock.jump(BEAT_S)
+                return [record for record in caplog.records if "cannot be told" in record.message]
+
+            await until(told_of, "a beat that fails")
             for _ in range(3):
                 mock_clock.jump(BEAT_S)
                 await trio.to_thread.run_sync(lambda: None)
