@@ -68,7 +68,8 @@ def assert_whole(rig: NfsRig, new_node: NewNode, version: SourceVersion, export:
 
 
 @pytest.mark.expects_log(
-    "does not answer; until it does", "answers again, after", "a (claim|fill) failed", "waits for it to start"
+    "does not answer; until it does", "answers again, after", "a (claim|fill) failed", "waits for it to start",
+    "has not answered for 2 s",
 )
 # So short is a client's patience with one request here, that it is over while the server is away, as it is after a
 # minute by default; a mount that is not soft tries again.
