@@ -63,7 +63,7 @@ def run(config: Config, *, force: bool) -> None:
             libc.mallopt(M_ARENA_MAX, 2)
             prepare_mountpoint(config.mountpoint, force=force)
             path = config.backing.path
-            with told_if_slow(log, config.backing.timeout_s, "%s does not answer: dsfs waits for it to start", path):
+            with told_if_slow(log, config.backing.timeout_s, "%s does not answer yet: dsfs starts when it does", path):
                 if not force:
                     refuse_if_gone(config.state_dir, path)
                 backing = BackingDirectory(path)

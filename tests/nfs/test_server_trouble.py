@@ -68,7 +68,7 @@ def assert_whole(rig: NfsRig, new_node: NewNode, version: SourceVersion, export:
 
 
 @pytest.mark.expects_log(
-    "does not answer; until it does", "answers again, after", "a (claim|fill) failed", "waits for it to start",
+    "does not answer; until it does", "answers again, after", "a (claim|fill) failed", "dsfs starts when it does",
     "has not answered for 2 s",
 )
 # So short is a client's patience with one request here, that it is over while the server is away, as it is after a
@@ -103,7 +103,7 @@ def test_server_that_is_away_for_a_while(
     assert read_on(nodes, version, [resident, missing]) < FETCHED_S  # nobody waits for what is known to be silent
     late = new_node(rig.clients[2], settings=SETTINGS)
     starting = late.spawn()
-    wait_until(lambda: "dsfs waits for it to start" in late.log_tail(), GOES_ON_S, "the new node saying why it waits")
+    wait_until(lambda: "dsfs starts when it does" in late.log_tail(), GOES_ON_S, "the new node saying why it waits")
     server.start_nfs()
     assert starting.wait_ready(GOES_ON_S)
     late.stop()
