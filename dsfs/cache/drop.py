@@ -76,11 +76,11 @@ class Dropper:
             for generation in version.generations:
                 self.filler.shares.note_drop(generation.key)
             await self.filler.flush_index()
-            await self._tell()
+        await self._tell()  # after a failure nobody waits for one more answer
         return freed, count
 
     async def _tell(self) -> None:
-        """Let the other nodes fill what was freed; what goes wrong here, the next look at the account makes good."""
+        """Let the other nodes fill what was freed; where this is not done, the next look at the account does it."""
 
         def tell() -> None:
             with suppress(OSError, NoRoomError):
