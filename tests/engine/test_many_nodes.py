@@ -80,6 +80,7 @@ class Cluster:
                 await self._do(step)
             for number in range(NODES):
                 self._ends[number].set()
+        self._engines[0].check_account()
 
     async def _live(self, number: int, *, task_status: trio.TaskStatus[None]) -> None:
         self._ends[number], self._ended[number] = trio.Event(), trio.Event()
