@@ -28,6 +28,7 @@ BATCH = 32  # far less than a file takes
 RETRY_S = 10.0
 TIDY_S = 86_400.0
 END_S = 2.0  # what the last ones may take
+UNCERTAIN_NS = 1_000_000_000  # two beats may tell the server's time as far apart: its clock ticks, answers take time
 
 
 class Events:
@@ -42,6 +43,7 @@ class Events:
         self._is_news = trio.Event()
         self._turn = trio.Lock()
         self._limiter = trio.CapacityLimiter(1)
+        self._last_ns = 0  # of the thread that writes: when the last event was, by the server's clock
         self._tolerance = Tolerance(log, "events cannot be written, and wait")
 
     def tell(self, kind: Kind, dataset: str = "", version: str = "", why: str = "", bytes: int = 0) -> None:
@@ -95,7 +97,13 @@ class Events:
 
     def _append(self, batch: list[tuple[float, Event]]) -> None:
         """In a worker thread."""
-        times = [self._nodes.time_at(moment_s) for moment_s, _ in batch]
+        times = [self._in_order(self._nodes.time_at(moment_s)) for moment_s, _ in batch]
         node = self._nodes.node
         told = zip(times, batch, strict=True)
         self.log.append(node, [replace(event, at_ns=at_ns, node=node) for at_ns, (_, event) in told])
+
+    def _in_order(self, at_ns: int) -> int:
+        """That time, but not before the event that was told before, unless the server's clock was set."""
+        if not 0 < self._last_ns - at_ns < UNCERTAIN_NS:
+            self._last_ns = at_ns
+        return self._last_ns

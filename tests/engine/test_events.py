@@ -80,6 +80,21 @@ async def test_event_that_waited_has_the_time_at_which_it_was_told(
         assert written(told)[-1].at_ns < before_ns - S // 10
 
 
+@pytest.mark.parametrize(("back_ns", "is_kept"), [(4_000_000, True), (3 * S, False)])
+async def test_events_of_a_node_keep_their_order_unless_the_server_s_clock_was_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, back_ns: int, is_kept: bool
+) -> None:
+    async with telling(tmp_path) as told:
+        times = iter([10 * S, 10 * S - back_ns, 10 * S - back_ns + S])
+        monkeypatch.setattr(told._nodes, "time_at", lambda moment_s: next(times))  # what two beats make of it
+        kinds = [Kind.PINNED, Kind.UNPINNED, Kind.DROPPED]
+        for kind in kinds:
+            told.tell(kind, "photos", "v1")
+        await until(lambda: len(written(told)) == 3)
+        in_order = kinds if is_kept else [*kinds[1:], kinds[0]]
+        assert [event.kind for event in written(told)] == in_order
+
+
 async def test_silent_backing_directory_costs_who_tells_nothing_and_loses_what_is_too_much(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
