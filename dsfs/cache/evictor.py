@@ -14,7 +14,7 @@ what came of it.  While the backing directory is silent that thread hangs, and s
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -176,12 +176,14 @@ class Evictor:
             return
         try:
             survey = self._surveyor.take(is_whole=False)
-            left: tuple[Verdict, ...] = ()
-            if survey.seen_since_ns is not None:
-                left = tuple(self._hidden(survey, NOTHING, HIDDEN_AT_ONCE))
-                self._hide_waste(survey)
-            self._note_whole(survey)
-            self._finish(survey, left)
+            left: list[Verdict] = []
+            try:
+                if survey.seen_since_ns is not None:
+                    left.extend(self._hidden(survey, NOTHING, HIDDEN_AT_ONCE))
+                    self._hide_waste(survey)
+            finally:  # what cannot be hidden keeps nothing from being deleted
+                self._note_whole(survey)
+                self._finish(survey, left)
         except BaseException:
             self._give_up_turn()  # what is wrong may be so here only: a local disk that is full
             raise
@@ -206,15 +208,17 @@ class Evictor:
         self._finish(plan.survey, left)
         return replace(plan, leaves=left)
 
-    def _finish(self, survey: Survey, left: tuple[Verdict, ...]) -> None:
+    def _finish(self, survey: Survey, left: Iterable[Verdict]) -> None:
         """Delete what was hidden before, and tell all nodes what is there now that this has `left`."""
-        self._shares.place(shares_of(survey.versions, survey.allotted, survey.uses, survey.now_ns))
         try:
-            self._sweeper.sweep(survey)
-        finally:  # also what could not be deleted has left
-            self._place_standing(survey, left)
+            self._shares.place(shares_of(survey.versions, survey.allotted, survey.uses, survey.now_ns))
+        finally:  # a medium that is full takes nothing, until something is deleted
+            try:
+                self._sweeper.sweep(survey)
+            finally:  # also what could not be deleted has left
+                self._place_standing(survey, left)
 
-    def _place_standing(self, survey: Survey, left: tuple[Verdict, ...]) -> None:
+    def _place_standing(self, survey: Survey, left: Iterable[Verdict]) -> None:
         gone: Counter[VersionKey] = Counter()
         for verdict in left:
             gone[verdict.key] += verdict.amount.size_bytes

@@ -75,8 +75,10 @@ class Sweeper:
         self._told.note(survey.look)
         self._ledger.note(survey.room.free.size_bytes, survey.used.size_bytes, self._deleted_bytes)
         self._deleted_bytes = 0
-        self._recount(survey)
-        self._delete(survey)
+        try:
+            self._recount(survey)
+        finally:  # a medium that is full, or a node that stands still with the account, is no reason to delete nothing
+            self._delete(survey)
 
     @property
     def trouble(self) -> str:

@@ -27,6 +27,7 @@ from tests.engine.evicting import (
     sample,
     short_beats,
 )
+from tests.engine.faults import Faults
 
 __all__ = ["short_beats"]
 
@@ -155,6 +156,40 @@ async def test_what_cannot_be_deleted_is_in_the_way_of_nothing_else(
         assert hidden(engine) == [Path(bad[0]).name]
         monkeypatch.setattr(found.trash, "delete", delete)
         await rounds(found, 2)
+        assert hidden(engine) == []
+
+
+@pytest.mark.parametrize("point", ["bulletin.place", "account.write"])
+async def test_medium_that_takes_nothing_gets_rid_of_what_was_taken_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str
+) -> None:
+    async with evicting(tmp_path, "v1", "v2") as (engine, found):
+        age(engine, "v1")
+        await found.evictor.evict(0)
+        assert len(hidden(engine)) == 2
+        found.sweeper._count = None  # one is to begin
+        found.clock_s += COUNT_EVERY_S
+        Faults(monkeypatch).fail(point, errno.ENOSPC, times=1000)
+        for _ in range(3):
+            found.beat()
+            with suppress(BackingError):
+                await found.evictor.evict(0)
+        assert hidden(engine) == []
+
+
+async def test_what_cannot_be_hidden_keeps_nothing_from_being_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with evicting(tmp_path, "v1", "v2") as (engine, found):
+        age(engine, "v1")
+        await found.evictor.evict(0)
+        assert len(hidden(engine)) == 2
+        age(engine, "v2")
+        Faults(monkeypatch).fail("trash.rename", errno.EACCES, times=1000)
+        for _ in range(4):
+            found.beat()
+            with suppress(PermissionError):
+                found.evictor._round()
         assert hidden(engine) == []
 
 
