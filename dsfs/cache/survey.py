@@ -138,11 +138,13 @@ class Surveyor:
         )
 
     def may_leave(self, survey: Survey, verdict: Verdict) -> bool:
-        """Whether nobody has told of another use of the version since; asks the server.
+        """Whether nobody has pinned the version, or told of another use of it, since; asks the server.
 
         What is in use leaves for others that are in use, too.
         """
         dataset, version, _ = verdict.key
+        if survey.by_key[verdict.key].is_current and self._pins.all().until_ns(dataset, version) > survey.now_ns:
+            return False
         if survey.idle_s(verdict.key) <= ACTIVE_S:
             return True
         known = self._last_uses.get((dataset, version))

@@ -103,6 +103,24 @@ async def test_version_that_comes_into_use_while_it_is_about_to_leave_stays(
         assert len(hidden(engine)) == 2
 
 
+async def test_version_that_is_pinned_while_it_is_about_to_leave_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with evicting(tmp_path, "v1", "v2") as (engine, found):
+        age(engine, "v1", 30)
+        age(engine, "v2", 20)
+        judge = found.surveyor.judge
+
+        def judged(*args: object) -> object:
+            found.pins.place(Pin("photos", "v2", 0, 0, "ann", "a", ""))  # after the survey
+            return judge(*args)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(found.surveyor, "judge", judged)
+        plan = await found.evictor.evict(0)
+        assert [verdict.key[1] for verdict in plan.leaves] == ["v1"]
+        assert len(hidden(engine)) == 2
+
+
 async def test_above_the_high_watermark_what_is_used_least_leaves_down_to_the_low_one(tmp_path: Path) -> None:
     versions = [f"v{number}" for number in range(5)]
     async with evicting(tmp_path, *versions, limit_bytes=33 * MIB) as (engine, found):
