@@ -21,6 +21,7 @@ from dsfs.storage.faultpoint import reach
 from dsfs.storage.mounts import mount_of
 
 GONE = frozenset({errno.ENOENT, errno.ESTALE})  # the file is not there (any more): a miss, not a fault
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 NETWORK_KINDS = frozenset({"nfs", "nfs4", "cifs", "smb3", "ceph", "lustre", "gpfs", "9p"})
 
 
@@ -330,17 +331,29 @@ def replace_direct(path: Path, content: bytes) -> None:
     With O_DIRECT: a process with dirty pages cannot be killed while the server is gone.
     """
     new = unfinished(path)
-    room = mmap.mmap(-1, pages(len(content)))
-    room.write(content.ljust(len(room)))
     try:
-        file = DirectFile(new, size=0)
-        try:
-            file.write(memoryview(room), len(room), 0)
-        finally:
-            os.close(file.fd)
+        _write_direct(DirectFile(new, size=0), content)
         reach("direct.rename")
         os.rename(new, path)
     except OSError:
         with contextlib.suppress(OSError):
             remove(new)
         raise
+
+
+def overwrite_direct(path: Path, content: bytes) -> None:
+    """The same in the place of what the file holds, for a medium that has no room for another one.
+
+    Whoever reads it meanwhile may meet a mixture of both.  FileNotFoundError if it is not there.
+    """
+    _write_direct(DirectFile(path), content)
+
+
+def _write_direct(file: DirectFile, content: bytes) -> None:
+    """All that the file holds from now on; closes it."""
+    try:
+        room = mmap.mmap(-1, pages(max(len(content), os.fstat(file.fd).st_size)))
+        room.write(content.ljust(len(room)))
+        file.write(memoryview(room), len(room), 0)
+    finally:
+        os.close(file.fd)

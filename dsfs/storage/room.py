@@ -8,7 +8,6 @@ the file system under it, so that the trio thread may look into them; `_turn` le
 account.
 """
 
-import errno
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from dsfs.model.retry import Pause
 from dsfs.storage.account import SharedAccount
 from dsfs.storage.backing import BackingDirectory
 from dsfs.storage.faultpoint import reach
+from dsfs.storage.filesystem import NO_ROOM
 from dsfs.storage.filling import overhead
 from dsfs.storage.segment import SegmentFile, State
 
@@ -31,12 +31,13 @@ STATVFS_BELIEVED_S = 1.0  # and for so long it is believed that the directory is
 # That there is no room is believed for so long, and for twice as long with each time that is true again: a hundred
 # nodes that pass everything through would keep the account busy.
 FULL_BELIEVED_S, MOST_FULL_BELIEVED_S = 1.0, 8.0
+# That another node does not leave the account: each attempt waits for it, and readers wait for their claims meanwhile.
+BUSY_BELIEVED_S = 8.0
 # Who has not been at the account for so long may be taken for dead soon, and its grant be given to others.
 VALID_S = LEASE_S / 2
 IDLE_S = 60.0  # what was taken ahead goes back when nothing was filled for so long
 # Of the limit, for what nodes write without asking: heartbeats, events, pins, half a MiB at most for each of them.
 SMALL_PART, SMALL_BYTES = 128, 16 * 1024 * 1024
-NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 ONE = Amount(1)
 WORDS = {Refusal.LIMIT: "backing.limit is reached", Refusal.FLOOR: "free space would fall below backing.floor"}
 
@@ -81,6 +82,7 @@ class Room:
         self._refused_until_s = 0.0
         self._believed_s = FULL_BELIEVED_S
         self._refusal = NoRoomError("")
+        self._busy, self._busy_until_s = "", 0.0  # why the account could not be had, "" if it could
         self._is_full = False
         self._pause = Pause()
         self._statvfs: Statvfs | None = None
@@ -109,7 +111,7 @@ class Room:
 
     def _take_ahead(self) -> None:
         """The next grant, if it is time for it and nobody else is at it."""
-        if self._purse.is_low and self._turn.acquire(blocking=False):
+        if self._purse.is_low and not self._is_busy() and self._turn.acquire(blocking=False):
             try:
                 with suppress(NoRoomError, OSError):  # who needs it will meet the same
                     self._exchange(NOTHING)
@@ -125,9 +127,15 @@ class Room:
                 raise self._no_room(wanted, Refusal.FLOOR)
             if now_s - self._told_s <= VALID_S and self._purse.reserve(wanted):
                 return True
+            if self._is_busy():
+                raise NoRoomError(self._busy)
             if self._refused is not None and wanted.covers(self._refused) and now_s <= self._refused_until_s:
                 raise self._refusal
             return False
+
+    def _is_busy(self) -> bool:
+        """Whether another node did not leave the account a moment ago."""
+        return bool(self._busy) and self._clock() < self._busy_until_s
 
     def _take(self, wanted: Amount) -> None:
         """The next grant, and what is wanted out of it."""
@@ -143,9 +151,12 @@ class Room:
                         self._refused, self._believed_s = None, FULL_BELIEVED_S
                     return
 
-    def _no_room(self, wanted: Amount, refusal: Refusal | None) -> NoRoomError:
-        if self._refused is None or self._refused.covers(wanted):
+    def _note_refused(self, wanted: Amount) -> None:
+        if wanted != NOTHING and (self._refused is None or self._refused.covers(wanted)):
             self._refused = wanted
+
+    def _no_room(self, wanted: Amount, refusal: Refusal | None) -> NoRoomError:
+        self._note_refused(wanted)
         self._refused_until_s = self._clock() + self._believed_s
         if refusal is None:
             self._refusal = NoRoomError("what is in the backing directory has to be counted first")
@@ -260,7 +271,14 @@ class Room:
             refusal = account.refusal(missing, self._fillable_bytes, there)
             return account if refusal else account.grant(holder, missing, self._fillable_bytes, there)
 
-        account = self.account.change(change)
+        try:
+            account = self.account.change(change)
+        except NoRoomError as exc:
+            with self._lock:
+                self._busy, self._busy_until_s = str(exc), self._clock() + BUSY_BELIEVED_S
+                self._note_refused(wanted or NOTHING)
+            raise
+        self._busy = ""
         self._was_told(told, holder, account, asked_s)
         return account, refusal
 
@@ -317,6 +335,8 @@ class Room:
                 return WORDS[Refusal.FLOOR]  # whatever the grant has left
             if self._purse.available.covers(wanted):
                 return ""
+            if self._busy:
+                return self._busy
             refusal = account.refusal(wanted, self._fillable_bytes, there)
         return WORDS[refusal] if refusal else ""
 

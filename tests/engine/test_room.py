@@ -13,8 +13,9 @@ from dsfs.model.blocks import BLOCK
 from dsfs.model.errors import NoRoomError
 from dsfs.model.nodes import LEASE_S
 from dsfs.model.retention import NOTHING, Amount
-from dsfs.storage import faultpoint
-from dsfs.storage.room import Room
+from dsfs.storage import account, faultpoint
+from dsfs.storage.room import BUSY_BELIEVED_S, Room
+from dsfs.storage.turn import Turn
 from tests.engine.backing_sample import Clock, directory, room_of, segment_of
 from tests.engine.faults import Faults
 from tests.engine.stopping import stopping_at
@@ -73,6 +74,29 @@ def test_node_that_is_refused_again_asks_less_often(tmp_path: Path, monkeypatch:
     assert 8 <= faults.reached.count("rangelock.lock") <= 12
     room.freed(Amount(MIB))  # somebody drops a version
     room.reserve(Amount(101))
+
+
+def test_node_that_does_not_leave_the_account_is_waited_for_now_and_then_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(account, "PATIENCE_S", 0.0)
+    clock = Clock()
+    room = room_of(directory(tmp_path), limit_bytes=100, clock=clock)
+    room.reserve(Amount(1))
+    other = Turn(tmp_path / "account")
+    assert other.try_take()
+    faults = Faults(monkeypatch)
+    for _ in range(60):
+        with pytest.raises(NoRoomError, match="another node is at the account"):
+            room.reserve(Amount(90))
+        clock.now_s += 1
+    assert 7 <= faults.reached.count("rangelock.lock") <= 8
+    assert room.why_not_filling() == "another node is at the account of room"
+    room.reserve(Amount(1))  # what is left of the grant
+    other.end()
+    clock.now_s += BUSY_BELIEVED_S
+    room.reserve(Amount(90))
+    assert room.why_not_filling() == ""
 
 
 def test_what_is_idle_goes_back_and_what_is_being_written_stays(tmp_path: Path) -> None:
