@@ -28,11 +28,13 @@ from dsfs.model.usage import MOST_BYTES, Usage, content_of, usage_in
 from dsfs.storage.faultpoint import reach
 from dsfs.storage.filesystem import (
     GONE,
+    NO_ROOM,
     FileSystem,
     attributes_of,
     bytes_of,
     is_unfinished,
     mtime_ns,
+    overwrite_direct,
     refresh_names,
     replace_direct,
 )
@@ -108,8 +110,19 @@ class NodesDirectory:
         beat_ns = self._touch()
         usage = replace(usage, beat_ns=beat_ns)
         if self._told is None or self._is_news(usage, self._told):
-            replace_direct(self.path / self.node / USAGE, content_of(usage))
+            self._write(self.path / self.node / USAGE, content_of(usage))
             self._told = usage
+
+    def _write(self, path: Path, content: bytes) -> None:
+        """Where there is no room for another file, over the one before: or nobody would know what is in use here, so
+        that nothing could leave, and there would be no room for ever.
+        """
+        try:
+            replace_direct(path, content)
+        except OSError as exc:
+            if exc.errno not in NO_ROOM:
+                raise
+            overwrite_direct(path, content)
 
     def _is_news(self, usage: Usage, told: Usage) -> bool:
         return usage != replace(told, beat_ns=usage.beat_ns) or abs(usage.beat_ns - told.beat_ns) > RETELL_S * 1e9

@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,9 +19,11 @@ from dsfs.storage.filesystem import file_system_of
 from dsfs.storage.nodes import HEARTBEAT, USAGE, NodesDirectory, nfs_unique_id, node_id
 from tests.engine.backing_sample import Clock
 from tests.engine.faults import Faults
+from tests.rig.smallfs import SmallFilesystem
 from tests.rig.usages import usage_of
 
 HOUR_S = 3600
+MIB = 1024 * 1024
 NewNode = Callable[..., NodesDirectory]
 
 
@@ -120,13 +123,30 @@ def test_usage_file_that_cannot_be_written_is_told_by_its_age(
     usage = place / "a" / USAGE
     found = json.loads(usage.read_text())
     usage.write_text(json.dumps(found | {"beat_ns": found["beat_ns"] - round((LEASE_S + 1) * 1e9)}))
-    Faults(monkeypatch).fail("direct.rename", errno.ENOSPC)
-    with pytest.raises(OSError, match="No space left"):
+    Faults(monkeypatch).fail("direct.rename", errno.EACCES)
+    with pytest.raises(OSError, match="Permission denied"):
         a.beat(usage_of("a", files=2))
     look = a.look()
     assert life_of(look, "a") is Life.ALIVE
     assert not seen(look, "a").is_current
     assert sorted(os.listdir(place / "a")) == [HEARTBEAT, USAGE]
+
+
+@pytest.mark.needs("mkfs.ext4")
+def test_full_medium_keeps_no_node_from_telling_what_it_has_in_use(tmp_path: Path) -> None:
+    with SmallFilesystem(tmp_path / "small", "ext4", 8 * MIB) as small:
+        a = NodesDirectory(small.path, "a", file_system_of(small.path))
+        a.beat(usage_of("a", segments=tuple(f"{number:040x}" for number in range(200))))
+        small.fill_up(leaving_bytes=0)
+        with suppress(OSError):  # what fallocate has left
+            (small.path / "rest").write_bytes(os.urandom(8 * MIB))
+        for segments in ((f"{7:040x}",), (), tuple(f"{number:040x}" for number in range(150))):
+            a.beat(usage_of("a", segments=segments))
+            assert told(seen(a.look(), "a")) == usage_of("a", segments=segments)
+        assert sorted(os.listdir(small.path / "a")) == [HEARTBEAT, USAGE]
+        with pytest.raises(OSError, match="No space left"):
+            a.beat(usage_of("a", segments=tuple(f"{number:040x}" for number in range(1000))))
+        a.leave(usage_of("a"))
 
 
 def test_server_whose_clock_is_set_declares_nobody_silent(place: Path, new_node: NewNode) -> None:
