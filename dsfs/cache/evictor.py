@@ -46,6 +46,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 ROUND_S = 30.0
+LEARN_S = 5.0  # the same as long as not everything was seen: until then nothing leaves
 # In one round, so that the server has other work, too: as many renames as it does in some ten seconds.
 HIDDEN_AT_ONCE = 10_000
 WHOLE = 0.99
@@ -106,6 +107,7 @@ class Evictor:
         self._limiter = trio.CapacityLimiter(1)
         self._tolerance = Tolerance(log, "nothing can be evicted")
         self._whole: frozenset[VersionKey] | None = None  # versions of which all was there in the last round
+        self._is_learning = False  # what lies in the backing directory
         self._sign: tuple[int, float] | None = None  # of life of who has the turn, and since when it is that
         # Noted by the thread, told by the trio thread.
         self._left: deque[Verdict] = deque()
@@ -119,7 +121,7 @@ class Evictor:
     async def serve(self) -> None:
         """Service: a round every ROUND_S, for as long as the daemon runs."""
         while True:
-            await trio.sleep(ROUND_S)
+            await trio.sleep(min(LEARN_S, ROUND_S) if self._is_learning else ROUND_S)
             with self._tolerance:
                 async with self._lock:
                     try:
@@ -171,8 +173,10 @@ class Evictor:
     # ---------------------------------------------------------------- by its thread
 
     def _round(self) -> None:
+        self._is_learning = False
         self.is_ours = self._has_turn()
         if not self.is_ours:
+            self._whole = None  # what becomes so from now on is told by the one whose turn it is
             return
         try:
             survey = self._surveyor.take(is_whole=False)
@@ -184,12 +188,15 @@ class Evictor:
             finally:  # what cannot be hidden keeps nothing from being deleted
                 self._note_whole(survey)
                 self._finish(survey, left)
+            self._is_learning = survey.seen_since_ns is None
         except BaseException:
             self._give_up_turn()  # what is wrong may be so here only: a local disk that is full
             raise
 
     def _note_whole(self, survey: Survey) -> None:
         """Versions of which all is there since the last round of this node.  Small files take less on some servers."""
+        if survey.seen_since_ns is None:
+            return  # what is seen only now may have been there for long
         whole = [v for v in survey.versions if v.size_bytes and v.held.size_bytes >= v.size_bytes * WHOLE]
         before, self._whole = self._whole, frozenset(version.key for version in whole)
         if before is not None:
