@@ -19,7 +19,7 @@ from dsfs.model.retention import NOTHING, Amount
 from dsfs.model.trashname import stamp_in, trash_name
 from dsfs.storage.backing import BackingDirectory
 from dsfs.storage.faultpoint import reach
-from dsfs.storage.filesystem import GONE, is_there, lstat_anew, refresh_names, remove
+from dsfs.storage.filesystem import GONE, NO_ROOM, is_there, lstat_anew, refresh_names, remove
 from dsfs.storage.filling import beside
 from dsfs.storage.generations import UNDESCRIBED, is_superseded
 from dsfs.storage.taken import room_below, room_of
@@ -97,14 +97,24 @@ class Trash:
 def _hidden(path: Path, stamp_ns: int) -> Path | None:
     """The name that it has now; None if it is not there."""
     new = path.with_name(trash_name(path.name, stamp_ns))
-    reach("trash.rename")
     try:
-        os.rename(path, new)
+        try:
+            _rename(path, new)
+        except OSError as exc:
+            # On a full medium the folder cannot grow for a longer name: the checksums, which go in any case, make room.
+            if exc.errno not in NO_ROOM or not remove(beside(path, ".sum")):
+                raise
+            _rename(path, new)
     except OSError as exc:
         if exc.errno not in GONE:
             raise
         return None
     return new
+
+
+def _rename(path: Path, new: Path) -> None:
+    reach("trash.rename")
+    os.rename(path, new)
 
 
 def _delete_directory(path: Path) -> Amount:

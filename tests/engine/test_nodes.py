@@ -6,7 +6,6 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -137,9 +136,7 @@ def test_full_medium_keeps_no_node_from_telling_what_it_has_in_use(tmp_path: Pat
     with SmallFilesystem(tmp_path / "small", "ext4", 8 * MIB) as small:
         a = NodesDirectory(small.path, "a", file_system_of(small.path))
         a.beat(usage_of("a", segments=tuple(f"{number:040x}" for number in range(200))))
-        small.fill_up(leaving_bytes=0)
-        with suppress(OSError):  # what fallocate has left
-            (small.path / "rest").write_bytes(os.urandom(8 * MIB))
+        small.fill_to_the_last_block()
         for segments in ((f"{7:040x}",), (), tuple(f"{number:040x}" for number in range(150))):
             a.beat(usage_of("a", segments=segments))
             assert told(seen(a.look(), "a")) == usage_of("a", segments=segments)

@@ -28,6 +28,7 @@ from tests.engine.evicting import (
     short_beats,
 )
 from tests.engine.faults import Faults
+from tests.rig.smallfs import SmallFilesystem
 
 __all__ = ["short_beats"]
 
@@ -175,6 +176,30 @@ async def test_medium_that_takes_nothing_gets_rid_of_what_was_taken_away(
             with suppress(BackingError):
                 await found.evictor.evict(0)
         assert hidden(engine) == []
+
+
+@pytest.mark.needs("mkfs.ext4")
+async def test_file_system_that_others_have_filled_to_the_last_byte_gets_room_again(tmp_path: Path) -> None:
+    with SmallFilesystem(tmp_path / "small", "ext4", 40 * MIB) as small:
+        settings = Settings(backing=small.path / "backing")
+        async with running(tmp_path, sample("v1", "v2"), settings) as engine:
+            for version in ("v1", "v2"):
+                await read(engine, version)
+            found = Evicting(engine, tmp_path)
+            found.beat()
+            age(engine, "v1")
+            for _ in range(2):
+                engine.segments.close_unused()
+            await until(lambda: not open_segments(engine), "what is not used being closed")
+            small.fill_to_the_last_block()
+            for _ in range(5):
+                found.beat()
+                with suppress(BackingError):
+                    await found.evictor.evict(0)
+            assert hidden(engine) == []
+            assert small.free_bytes >= len(LARGE)
+            assert len(present(engine)) == 4  # v2, with its checksums
+            await found.close()
 
 
 async def test_what_cannot_be_hidden_keeps_nothing_from_being_deleted(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from dsfs.model.blocks import PAGE
 from dsfs.model.errors import BlockLostError
 from dsfs.model.retention import NOTHING, Amount
 from dsfs.model.trashname import stamp_in, trash_name
@@ -24,7 +25,9 @@ from tests.engine.backing_sample import directory
 from tests.engine.segment_sample import IDENTITY, TABLES, Sample
 from tests.engine.stopping import DiedError, stopping_at
 from tests.rig.segmentdir import age
+from tests.rig.smallfs import SmallFilesystem
 
+MIB = 1024 * 1024
 STAMP_NS = 1_764_156_000_123_456_789
 FOLDER = f"segments/{IDENTITY[:2]}"
 SEALED = f"{IDENTITY}.trash-{STAMP_NS}"
@@ -130,6 +133,23 @@ def test_file_with_another_name_frees_nothing(backing: BackingDirectory, sample:
     os.link(sample.path, backing.path / FOLDER / FILLING)
     assert Trash(backing).delete(f"{FOLDER}/{FILLING}") == NOTHING
     assert sample.file().state is State.SEALED
+
+
+@pytest.mark.needs("mkfs.ext4")
+def test_segments_are_hidden_also_where_the_folder_has_no_room_for_a_longer_name(tmp_path: Path) -> None:
+    with SmallFilesystem(tmp_path / "small", "ext4", 8 * MIB) as small:
+        backing = directory(small.path)
+        identities = [f"3f{number:038x}" for number in range(40)]
+        paths = [backing.segment_path(identity) for identity in identities]
+        paths[0].parent.mkdir(parents=True)
+        for path in paths:
+            path.write_bytes(b"x" * PAGE)
+            path.with_name(f"{path.name}.sum").write_bytes(b"y" * PAGE)
+        small.fill_to_the_last_block()
+        trash = Trash(backing)
+        for identity in identities:
+            assert trash.hide(identity, STAMP_NS)
+        assert sorted(os.listdir(paths[0].parent)) == [trash_name(identity, STAMP_NS) for identity in identities]
 
 
 @pytest.mark.parametrize("name", ["dsfs.json", f"{FOLDER}/{IDENTITY}", f"segments/../{FOLDER}/{SEALED}", "segments"])

@@ -2,10 +2,12 @@
 
 import os
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
+from dsfs.model.blocks import PAGE
 from dsfs.storage.mounts import detach, mount_at
 
 BALLAST = ".ballast"  # a name that dsfs leaves alone
@@ -58,6 +60,12 @@ class SmallFilesystem:
         with ballast.open("wb") as file:
             os.posix_fallocate(file.fileno(), 0, self.free_bytes - leaving_bytes)
         return ballast
+
+    def fill_to_the_last_block(self) -> None:
+        """Take all room there is."""
+        with (self.path / BALLAST).open("wb", buffering=0) as ballast, suppress(OSError):
+            while True:
+                ballast.write(bytes(PAGE))
 
     def __enter__(self) -> Self:
         self.mount()
