@@ -267,7 +267,7 @@ class Evictor:
             yield hid
 
     def _hide_waste(self, survey: Survey) -> None:
-        """What belongs to nobody any more: segments of no generation, and old generations of which nothing is left."""
+        """What belongs to nobody any more: segments of no generation, old generations without any of their own."""
         count = 0
         for orphan in self._surveyor.census.orphans():
             if count == HIDDEN_AT_ONCE:
@@ -276,7 +276,9 @@ class Evictor:
         if count:
             log.info("%d segments are taken away that belong to no version", count)
         for version in survey.versions:
-            if not version.is_current and version.held == NOTHING and not version.is_active(survey.now_ns):
+            if version.is_current or version.is_active(survey.now_ns):
+                continue
+            if all(segment.others for segment in self._surveyor.census.segments_of(version.key)):
                 self._trash.hide_generation(version.key, survey.now_ns)
 
     def _has_turn(self) -> bool:

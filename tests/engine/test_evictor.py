@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from dsfs.model.errors import BackingError
 from dsfs.model.eviction import Rule
 from dsfs.model.pin import Pin
 from dsfs.storage import account as account_module
+from dsfs.storage import census as census_module
 from dsfs.storage.account import count
 from dsfs.storage.censusscan import Scan
 from dsfs.storage.turn import Turn
@@ -162,7 +164,7 @@ async def test_two_evictors_at_once_do_no_more_than_one(tmp_path: Path) -> None:
         await other.close()
 
 
-async def test_segments_of_nobody_and_old_generations_leave_too(tmp_path: Path) -> None:
+async def test_old_generation_leaves_with_its_segments_and_then_itself(tmp_path: Path) -> None:
     async with evicting(tmp_path, "v1", "v2") as (engine, found):
         origin = engine.origin
         assert isinstance(origin, FakeOrigin)
@@ -171,13 +173,34 @@ async def test_segments_of_nobody_and_old_generations_leave_too(tmp_path: Path) 
         await engine.library.refresh(version)
         assert await engine.read_path("v1/large") == LARGE[::-1]
         await engine.settle()
-        generations = list((engine.backing.generations / "photos" / "v1").iterdir())
-        assert len(generations) == 2
-        old = next(path for path in generations if path.name != version.current.id)  # type: ignore[union-attr]
+        folder = engine.backing.generations / "photos" / "v1"
+        assert len(list(folder.iterdir())) == 2
+        old = next(path for path in folder.iterdir() if path.name != version.current.id)  # type: ignore[union-attr]
         stamp = old.stat().st_mtime_ns - DAY_S * 10**9
         os.utime(old / "catalog.mdb", ns=(stamp, stamp))
         plan = await found.evictor.evict(0)
         assert [verdict.rule for verdict in plan.leaves] == [Rule.SUPERSEDED]
+        for _ in range(4):
+            found.beat()
+            found.evictor._round()
+        assert [path.name for path in folder.iterdir()] == [version.current.id]  # type: ignore[union-attr]
+        assert await engine.read_path("v1/large") == LARGE[::-1]
+
+
+async def test_segments_that_belong_to_no_version_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with evicting(tmp_path, "v1", "v2") as (engine, found):
+        of_both = set(present(engine))
+        shutil.rmtree(engine.backing.generations / "photos" / "v1")
+        found.evictor._round()
+        assert set(present(engine)) == of_both  # another node may be about to place the catalog
+        monkeypatch.setattr(census_module, "ABANDONED_S", 0.0)
+        for _ in range(4):
+            found.beat()
+            found.evictor._round()
+        assert len(present(engine)) == len(of_both) // 2
+        assert hidden(engine) == []
+        await read(engine, "v2")
+        await read(engine, "v1")
 
 
 async def test_node_whose_turn_it_is_does_the_rounds_and_another_one_when_that_shows_no_life(
