@@ -181,13 +181,17 @@ class Evictor:
         try:
             survey = self._surveyor.take(is_whole=False)
             left: list[Verdict] = []
+            trouble = ""
             try:
                 if survey.seen_since_ns is not None:
                     left.extend(self._hidden(survey, NOTHING, HIDDEN_AT_ONCE))
                     self._hide_waste(survey)
+            except OSError as exc:
+                trouble = f"not all that has to leave can be taken away: {exc}"
+                raise
             finally:  # what cannot be hidden keeps nothing from being deleted
                 self._note_whole(survey)
-                self._finish(survey, left)
+                self._finish(survey, left, trouble)
             self._is_learning = survey.seen_since_ns is None
         except BaseException:
             self._give_up_turn()  # what is wrong may be so here only: a local disk that is full
@@ -215,17 +219,19 @@ class Evictor:
         self._finish(plan.survey, left)
         return replace(plan, leaves=left)
 
-    def _finish(self, survey: Survey, left: Iterable[Verdict]) -> None:
-        """Delete what was hidden before, and tell all nodes what is there now that this has `left`."""
+    def _finish(self, survey: Survey, left: Iterable[Verdict], trouble: str = "") -> None:
+        """Delete what was hidden before, and tell all nodes what is there now that this has `left`, and what `trouble`
+        there was.
+        """
         try:
             self._shares.place(shares_of(survey.versions, survey.allotted, survey.uses, survey.now_ns))
         finally:  # a medium that is full takes nothing, until something is deleted
             try:
                 self._sweeper.sweep(survey)
             finally:  # also what could not be deleted has left
-                self._place_standing(survey, left)
+                self._place_standing(survey, left, trouble)
 
-    def _place_standing(self, survey: Survey, left: Iterable[Verdict]) -> None:
+    def _place_standing(self, survey: Survey, left: Iterable[Verdict], trouble: str) -> None:
         gone: Counter[VersionKey] = Counter()
         for verdict in left:
             gone[verdict.key] += verdict.amount.size_bytes
@@ -236,7 +242,7 @@ class Evictor:
                 node,
                 survey.host(node),
                 survey.room.leaving.size_bytes + gone.total(),
-                self._sweeper.trouble or _of_unknown(survey),
+                trouble or self._sweeper.trouble or _of_unknown(survey),
                 survey.seen_since_ns is not None,
                 held_versions(survey.versions, gone),
             )

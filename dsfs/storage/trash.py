@@ -4,7 +4,8 @@ What is hidden has another name in its place (model/trashname.py).  Nobody opens
 on reading it.  What is deleted is gone also for them: with NFSv3 at once, which they take for a miss.
 
 A crash between two steps leaves waste that the next look finds, and never what counts as resident: of a filling the map
-goes first, without which its data is nothing; of a seal the name, without which its checksums are nothing.
+goes first, without which its data is nothing; of a seal the name, without which its checksums are nothing.  On a medium
+that is full it is the other way round.
 
 Concurrency: blocking calls, safe beside fills, seals and drops of the same segments by any node.
 """

@@ -11,6 +11,7 @@ import trio.testing
 
 from dsfs.cache import evictor as evictor_module
 from dsfs.model.errors import BackingError
+from dsfs.model.event import Kind
 from dsfs.model.eviction import Rule
 from dsfs.model.pin import Pin
 from dsfs.storage import account as account_module
@@ -287,7 +288,9 @@ async def test_version_that_becomes_whole_is_told_of_by_the_one_whose_turn_it_is
         found.evictor._round()
         await read(engine, "v2")
         found.evictor._round()
-        assert [version.key[1] for version in found.evictor._become_whole] == ["v2"]
+        found.evictor._tell()
+        told = [event.version for _, event in engine.events._waiting if event.kind == Kind.CACHED.value]
+        assert told == ["v2"]
         found.evictor._give_up_turn()
         other = Turn(engine.backing.turns / "evictor")
         assert other.try_take()
@@ -296,7 +299,7 @@ async def test_version_that_becomes_whole_is_told_of_by_the_one_whose_turn_it_is
         other.end()
         found.evictor._round()
         assert found.evictor.is_ours
-        assert [version.key[1] for version in found.evictor._become_whole] == ["v2"]
+        assert not found.evictor._become_whole
 
 
 async def test_directory_that_cannot_be_seen_is_an_error_and_nothing_leaves(

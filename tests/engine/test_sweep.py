@@ -12,6 +12,7 @@ from dsfs.cache import evictor as evictor_module
 from dsfs.cache.sweep import COUNT_EVERY_S
 from dsfs.model.errors import BackingError
 from dsfs.model.event import Kind
+from dsfs.model.pin import Pin
 from dsfs.model.retention import Amount
 from dsfs.storage.account import count
 from tests.engine.engine import MIB, Engine, Settings, running, until
@@ -207,15 +208,20 @@ async def test_what_cannot_be_hidden_keeps_nothing_from_being_deleted(
 ) -> None:
     async with evicting(tmp_path, "v1", "v2") as (engine, found):
         age(engine, "v1")
+        age(engine, "v2")
+        found.pins.place(Pin("photos", "v2", 0, 0, "ann", "a", ""))
         await found.evictor.evict(0)
         assert len(hidden(engine)) == 2
-        age(engine, "v2")
+        found.pins.remove("photos", "v2")
         Faults(monkeypatch).fail("trash.rename", errno.EACCES, times=1000)
         for _ in range(4):
             found.beat()
             with suppress(PermissionError):
                 found.evictor._round()
         assert hidden(engine) == []
+        standing = found.evictor._standing.look()
+        assert standing is not None
+        assert standing.trouble.endswith("can be taken away: [Errno 13] Permission denied")
 
 
 async def test_what_is_deleted_after_a_count_is_taken_off(tmp_path: Path) -> None:
