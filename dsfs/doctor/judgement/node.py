@@ -188,7 +188,9 @@ def daemon(running: Daemon) -> Finding:
     if running.eviction:
         return warn(
             f"{measured}: {running.eviction}",
-            "Delete the snapshots of the volume, and have none made (ONTAP: -snapshot-policy none).",
+            "If snapshots hold what was deleted: delete those of the volume, and have none made (ONTAP:"
+            " -snapshot-policy none). If it is not known what a node uses: see `dsfs status --nodes`, and stop or"
+            " update that one.",
         )
     if running.version != __version__:
         return note(measured, f"This is dsfs {__version__}: restart the daemon to run it.")
