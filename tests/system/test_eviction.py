@@ -5,13 +5,16 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import pytest
@@ -225,6 +228,40 @@ def test_pinned_version_and_one_in_use_stay_and_the_table_says_why(
         for version in (pinned, held):
             assert version.wrong_files(node.mountpoint) == []
         assert proxy.count("GET") == 0
+
+
+# Maps the file, and for each line that it is told says the digest of so much of it.
+MAPPED = """
+import hashlib, mmap, sys
+with open(sys.argv[1], "rb") as file:
+    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+for line in sys.stdin:
+    print(hashlib.sha256(mapped[:int(line)]).hexdigest(), flush=True)
+"""
+
+
+def test_mapping_is_read_whatever_becomes_of_its_version(make_node: NewNode, versions: Versions) -> None:
+    node, version = make_node().start(), versions["v1"]
+    read(node, version)
+    assert node.stop() == 0
+    make_old(node, version)
+    node.start()
+    name = version.large[0]
+    content = (version.source / name).read_bytes()
+    command = [sys.executable, "-c", MAPPED, str(version.tree(node.mountpoint) / name)]
+    with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, text=True) as reader:
+        assert reader.stdin is not None
+        assert reader.stdout is not None
+        is_told = lambda: any(verdict["nodes"] for verdict in node.ask("evict_plan")["stays"])  # noqa: E731
+        wait_until(is_told, SOON_S, "the mapping being told")
+        assert node.ask("evict")["leaves"] == []
+        assert node.command("drop", version.name, "--yes").returncode == 4
+        for size_bytes in (2 * MIB, len(content)):
+            print(size_bytes, file=reader.stdin, flush=True)
+            assert reader.stdout.readline().strip() == sha256(content[:size_bytes]).hexdigest()
+            assert node.command("drop", version.name, "--yes", "--force").returncode == 0
+    assert reader.returncode == 0
+    assert node.stop() == 0
 
 
 # Where the daemon dies: while it hides what is stale, deletes that and an old generation, and tells of it.
