@@ -70,7 +70,7 @@ class Plan:
     @property
     def missing(self) -> Amount:
         leaving = sum((verdict.amount for verdict in self.leaves), NOTHING)
-        return self.survey.room.missing(self.wanted + self.survey.ahead, leaving)
+        return self.survey.room.missing(self.wanted, leaving)
 
 
 class Evictor:

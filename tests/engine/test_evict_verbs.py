@@ -1,6 +1,7 @@
 """The verbs that evict: what they answer, and refuse."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import pytest
 from dsfs.admin.evicting import EvictVerbs
 from dsfs.admin.render import Page
 from dsfs.model.errors import UsageError
+from dsfs.model.retention import Amount
+from tests.engine.engine import MIB
 from tests.engine.evicting import age, evicting, hidden
 from tests.engine.test_pin_verbs import kinds_told
 
@@ -54,3 +57,11 @@ async def test_need_that_is_no_size_is_refused(tmp_path: Path, need: object) -> 
     async with evicting(tmp_path) as (_, found):
         with pytest.raises(UsageError, match="argument 'need_bytes' is no number of bytes"):
             await EvictVerbs(found.evictor).plan({"need_bytes": need})
+
+
+async def test_what_versions_in_use_will_fill_is_not_told_as_wanted(tmp_path: Path) -> None:
+    async with evicting(tmp_path, "v1", limit_bytes=32 * MIB) as (_, found):
+        plan = await found.evictor.plan(0)
+        ahead = replace(plan, survey=replace(plan.survey, ahead=Amount(32 * MIB)))  # as an epoch over more than fits
+        assert ahead.missing.size_bytes <= 0
+        assert replace(ahead, wanted=Amount(32 * MIB)).missing.size_bytes > 0
