@@ -18,7 +18,7 @@ from dsfs.model.ledger import Ledger
 from dsfs.model.quantity import format_size
 from dsfs.model.retention import NOTHING
 from dsfs.model.told import Told
-from dsfs.storage.census import TrashedFile
+from dsfs.model.trashname import TrashedFile
 from dsfs.storage.censusscan import is_of_segments
 from dsfs.storage.room import Room
 from dsfs.storage.trash import Trash
@@ -101,20 +101,22 @@ class Sweeper:
         budget = max(self._ledger.may_delete(self._limit_bytes), (room.free - room.floor).size_bytes)
         freed, count, is_short = NOTHING, 0, False
         try:
-            for trashed in present:
-                if count == DELETED_AT_ONCE:
-                    break
-                if not self._is_due(trashed, survey):
-                    continue
-                # One that is larger than all that may be owed goes alone.
-                is_alone = freed == NOTHING and self._ledger.is_nearly_paid(self._limit_bytes)
-                if freed.size_bytes + trashed.taken.size_bytes > budget and not is_alone:
-                    is_short = True
-                    break
-                self._refused.add(trashed.name)
-                freed += self._trash.delete(trashed.name)
-                self._refused.remove(trashed.name)
-                count += 1
+            with self._census.noting(survey.now_ns) as notes:
+                for trashed in present:
+                    if count == DELETED_AT_ONCE:
+                        break
+                    if not self._is_due(trashed, survey):
+                        continue
+                    # One that is larger than all that may be owed goes alone.
+                    is_alone = freed == NOTHING and self._ledger.is_nearly_paid(self._limit_bytes)
+                    if freed.size_bytes + trashed.taken.size_bytes > budget and not is_alone:
+                        is_short = True
+                        break
+                    self._refused.add(trashed.name)
+                    freed += self._trash.delete(trashed.name)
+                    notes.deleted(trashed.name)
+                    self._refused.remove(trashed.name)
+                    count += 1
         finally:
             self._deleted_bytes = freed.size_bytes
             self._room.freed(freed)

@@ -13,6 +13,7 @@ from dsfs.cache.sweep import COUNT_EVERY_S
 from dsfs.model.errors import BackingError
 from dsfs.model.event import Kind
 from dsfs.model.retention import Amount
+from dsfs.model.trashname import TrashedFile
 from dsfs.storage.account import count
 from tests.engine.engine import MIB, Engine, Settings, running, until
 from tests.engine.evicting import (
@@ -179,7 +180,7 @@ async def test_what_has_left_is_told_also_if_the_rest_cannot_be_hidden(
         hide = found.trash.hide
         left: list[str] = []
 
-        def refuse(identity: str, stamp_ns: int) -> Amount:
+        def refuse(identity: str, stamp_ns: int) -> TrashedFile | None:
             if left:
                 raise OSError(errno.EACCES, "Permission denied")
             left.append(identity)
