@@ -73,7 +73,8 @@ class Sweeper:
     def sweep(self, survey: Survey) -> None:
         """One round.  OSError, NoRoomError; what was done is done."""
         self._told.note(survey.look)
-        self._ledger.note(survey.room.free.size_bytes, survey.used.size_bytes, self._deleted_bytes)
+        free, used = survey.room.free, survey.used
+        self._ledger.note(self._clock(), free.size_bytes, used.size_bytes, self._deleted_bytes)
         self._deleted_bytes = 0
         self._recount(survey)
         self._delete(survey)
@@ -108,7 +109,7 @@ class Sweeper:
                     if not self._is_due(trashed, survey):
                         continue
                     # One that is larger than all that may be owed goes alone.
-                    is_alone = freed == NOTHING and self._ledger.is_nearly_paid(self._limit_bytes)
+                    is_alone = freed == NOTHING and self._ledger.may_exceed(self._limit_bytes)
                     if freed.size_bytes + trashed.taken.size_bytes > budget and not is_alone:
                         is_short = True
                         break
@@ -123,7 +124,7 @@ class Sweeper:
             self._metrics.evict_deleted_bytes.add(freed.size_bytes)
         if freed != NOTHING:
             self._room.tell()  # or others would find no room for half a minute yet
-        if not is_short or freed != NOTHING:
+        if not is_short or (freed != NOTHING and not self._ledger.is_trying):
             self._owed_s = None
         elif self._owed_s is None:
             self._owed_s = self._clock()

@@ -12,6 +12,7 @@ from dsfs.cache import evictor as evictor_module
 from dsfs.cache.sweep import COUNT_EVERY_S
 from dsfs.model.errors import BackingError
 from dsfs.model.event import Kind
+from dsfs.model.ledger import FIRST_WAIT_S
 from dsfs.model.retention import Amount
 from dsfs.model.trashname import TrashedFile
 from dsfs.storage.account import count
@@ -82,6 +83,11 @@ async def test_room_that_does_not_come_back_stops_deleting_after_a_part_of_the_l
         standing = found.evictor._standing.look()
         assert standing is not None
         assert standing.trouble == found.sweeper.trouble
+        found.clock_s += FIRST_WAIT_S
+        for _ in range(3):
+            await rounds(found, 1)
+            assert len(hidden(engine, at_least=MIB)) == 2  # it was tried
+            assert "does a snapshot hold them?" in found.sweeper.trouble
         for _ in range(2 * len(versions)):
             # The snapshots are gone, one after the other.
             there = replace(there, free=there.free + Amount(20 * MIB), floor=there.free)
