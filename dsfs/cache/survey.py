@@ -5,7 +5,7 @@ nothing is known, and nothing leaves.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dsfs.model.account import Account
 from dsfs.model.allotment import RetentionOf, allotments, foreseen
@@ -14,8 +14,9 @@ from dsfs.model.eviction import Verdict, judge
 from dsfs.model.inventory import CachedGeneration, cached_versions
 from dsfs.model.lastuse import TOLD_EVERY_S, LastUse
 from dsfs.model.nodes import Look, Uses, VersionKey
+from dsfs.model.past import Past
 from dsfs.model.retention import ACTIVE_S, Amount, CachedSegment, CachedVersion, Room
-from dsfs.storage.census import Census
+from dsfs.storage.census import Census, HeldGeneration
 from dsfs.storage.lastuses import LastUses
 from dsfs.storage.nodes import NodesDirectory
 from dsfs.storage.pins import PinFolder
@@ -89,6 +90,7 @@ class Surveyor:
         self._retention_of = retention_of
         self._last_uses: dict[tuple[str, str], LastUse] = {}
         self._asked_ns = 0
+        self._past = Past(Look(0, 0, ()))
         self._reused: frozenset[VersionKey] = frozenset()
 
     def take(self, *, is_whole: bool) -> Survey:
@@ -102,15 +104,11 @@ class Surveyor:
             if scan.trouble:
                 raise BackingError(f"the backing directory cannot be looked through: {scan.trouble}")
         self._learn_uses(look.now_ns)
+        self._past.note(look)
         versions = cached_versions(
-            [
-                CachedGeneration(
-                    held.key, held.size_bytes, held.held, held.is_current, held.made_ns, held.placed_ns
-                )
-                for held in self.census.generations()
-            ],
+            [self._generation(held) for held in self.census.generations()],
             uses,
-            self._last_uses.values(),
+            [replace(use, used_ns=self._past.time_ns(names, use.used_ns)) for names, use in self._last_uses.items()],
             self._pins.all(),
             self._retention_of,
             look.now_ns,
@@ -123,6 +121,10 @@ class Surveyor:
         ahead = Amount(foreseen(versions, allotted, uses.speeds(), self.limits.horizon_s))
         by_key = {version.key: version for version in versions}
         return Survey(look, uses, by_key, room, account.used, allotted, ahead, uses.unknown, scan.since_ns)
+
+    def _generation(self, held: HeldGeneration) -> CachedGeneration:
+        placed_ns = self._past.time_ns(held.key, held.placed_ns)
+        return CachedGeneration(held.key, held.size_bytes, held.held, held.is_current, held.made_ns, placed_ns)
 
     def judge(self, survey: Survey, need: Amount) -> Iterator[Verdict]:
         """What has to leave so that there is room for `need`, and for what is ahead; then what stays."""

@@ -132,8 +132,9 @@ class Sweeper:
     def _is_due(self, trashed: TrashedFile, survey: Survey) -> bool:
         """Whether the grace is over, and nobody has it open."""
         met_ns, met_s = self._met[trashed.name]
-        # The server's clock may have been set since.
-        age_s = max((survey.now_ns - trashed.stamp_ns) / 1e9, self._clock() - met_s)
+        # The server's clock may have been set since, also before this node was there to notice.
+        hidden_ns = survey.look.by_clock_of_now(trashed.stamp_ns)
+        age_s = max((survey.now_ns - hidden_ns) / 1e9, self._clock() - met_s)
         if age_s < self.grace_s or not self._told.is_complete(survey.look, met_ns):
             return False
         if not is_of_segments(trashed.name):

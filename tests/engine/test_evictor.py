@@ -11,6 +11,7 @@ import trio.testing
 from dsfs.cache import evictor as evictor_module
 from dsfs.model.errors import BackingError
 from dsfs.model.eviction import Rule
+from dsfs.model.nodes import ClockStep
 from dsfs.model.pin import Pin
 from dsfs.storage import account as account_module
 from dsfs.storage.account import count
@@ -62,6 +63,19 @@ async def test_what_is_stale_is_hidden_then_deleted_and_comes_back_with_the_next
         await read(engine, "v1")
         assert set(present(engine)) == before
         assert engine.surplus_bytes() >= 0
+
+
+async def test_nothing_is_stale_because_the_clock_of_the_server_was_set(tmp_path: Path) -> None:
+    async with evicting(tmp_path, "v1", "v2", grace_s=60) as (engine, found):
+        age(engine, "v1", 30)
+        age(engine, "v2", 40)
+        now_ns = engine.nodes.now_ns()
+        engine.nodes._server.steps = (ClockStep(29 * DAY_S * 10**9, now_ns),)  # a file system of this machine cannot
+        plan = await found.evictor.evict(0)
+        assert [(verdict.key[1], verdict.rule) for verdict in plan.leaves] == [("v2", Rule.STALE)]
+        engine.nodes._server.steps = ()
+        plan = await found.evictor.evict(0)
+        assert [(verdict.key[1], verdict.rule) for verdict in plan.leaves] == [("v1", Rule.STALE)]
 
 
 async def test_nothing_leaves_that_is_pinned_or_in_use_or_may_be(tmp_path: Path) -> None:
