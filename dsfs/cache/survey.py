@@ -4,7 +4,7 @@ Concurrency: blocking calls, of one thread at a time.  Whatever cannot be seen i
 nothing is known, and nothing leaves.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from dsfs.model.account import Account
@@ -103,10 +103,11 @@ class Surveyor:
         while (scan := self.census.scan(look.now_ns)).since_ns is None and is_whole:
             if scan.trouble:
                 raise BackingError(f"the backing directory cannot be looked through: {scan.trouble}")
-        self._learn_uses(look.now_ns)
         self._past.note(look)
+        generations = [self._generation(held) for held in self.census.generations()]
+        self._learn_uses(look.now_ns, {generation.version for generation in generations})
         versions = cached_versions(
-            [self._generation(held) for held in self.census.generations()],
+            generations,
             uses,
             [replace(use, used_ns=self._past.time_ns(names, use.used_ns)) for names, use in self._last_uses.items()],
             self._pins.all(),
@@ -154,10 +155,10 @@ class Surveyor:
             self._asked_ns = 0  # the next survey is to know, or the same version would stop it again
         return is_as_known
 
-    def _learn_uses(self, now_ns: int) -> None:
+    def _learn_uses(self, now_ns: int, cached: Collection[tuple[str, str]]) -> None:
         """All last uses, no more often than nodes tell them: that is a request for each version."""
         if not 0 <= now_ns - self._asked_ns < TOLD_EVERY_S * 1e9:
-            self._last_uses = {(use.dataset, use.version): use for use in self._uses.all()}
+            self._last_uses = {(use.dataset, use.version): use for use in self._uses.all(cached)}
             self._asked_ns = now_ns
 
     def _segments_of(self, key: VersionKey, survey: Survey) -> Iterator[CachedSegment]:

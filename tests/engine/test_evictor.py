@@ -2,6 +2,7 @@
 
 import errno
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,20 @@ async def test_nothing_is_stale_because_the_clock_of_the_server_was_set(tmp_path
         engine.nodes._server.steps = ()
         plan = await found.evictor.evict(0)
         assert [(verdict.key[1], verdict.rule) for verdict in plan.leaves] == [("v1", Rule.STALE)]
+
+
+async def test_use_that_lies_ahead_of_the_clock_was_when_it_was_first_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with evicting(tmp_path, "v1") as (engine, found):
+        age(engine, "v1", -1000)
+        plan = await found.evictor.plan(0)
+        assert [verdict.rule for verdict in plan.stays] == [Rule.IN_USE]
+        later_ns = engine.nodes.now_ns() + 8 * DAY_S * 10**9
+        look = engine.nodes.look
+        monkeypatch.setattr(engine.nodes, "look", lambda: replace(look(), now_ns=later_ns))
+        plan = await found.evictor.plan(0)
+        assert [verdict.rule for verdict in plan.leaves] == [Rule.STALE]
 
 
 async def test_nothing_leaves_that_is_pinned_or_in_use_or_may_be(tmp_path: Path) -> None:
