@@ -33,7 +33,7 @@ from dsfs.cache.tolerance import Tolerance
 from dsfs.metrics import Metrics
 from dsfs.model.errors import BackingError
 from dsfs.model.event import Kind
-from dsfs.model.eviction import Verdict
+from dsfs.model.eviction import Rule, Verdict
 from dsfs.model.nodes import LEASE_S, VersionKey
 from dsfs.model.retention import NOTHING, Amount, CachedVersion
 from dsfs.model.share import Shares, shares_of
@@ -206,7 +206,8 @@ class Evictor:
         plan = self._planned(need)
         left = tuple(self._hidden(plan.survey, need, sum(len(verdict.segments) for verdict in plan.leaves)))
         self._finish(plan.survey, left)
-        return replace(plan, leaves=left)
+        kept = (replace(verdict, rule=Rule.OVERTAKEN, segments=()) for verdict in plan.leaves[len(left) :])
+        return replace(plan, leaves=left, stays=(*plan.stays, *kept))
 
     def _finish(self, survey: Survey, left: tuple[Verdict, ...]) -> None:
         """Delete what was hidden before, and tell all nodes what is there now that this has `left`."""

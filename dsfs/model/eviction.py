@@ -36,6 +36,7 @@ class Rule(Enum):
     NEWEST = "the newest of its dataset"
     SHARED = "what is left of it belongs to others, or is open"
     ROOM = "not stale, and there is room"
+    OVERTAKEN = "not any more: this or one before it came into use meanwhile"
 
 
 @dataclass(frozen=True, slots=True)

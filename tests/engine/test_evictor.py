@@ -129,6 +129,8 @@ async def test_version_that_comes_into_use_while_it_is_about_to_leave_stays(
         monkeypatch.setattr(found.surveyor, "judge", judged)
         plan = await found.evictor.evict(0)
         assert [verdict.key[1] for verdict in plan.leaves] == ["v1"]
+        assert [(verdict.key[1], verdict.rule) for verdict in plan.stays] == [("v2", Rule.OVERTAKEN)]
+        assert plan.stays[0].amount.size_bytes > len(LARGE)
         assert len(hidden(engine)) == 2
 
 
