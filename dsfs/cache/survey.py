@@ -15,12 +15,12 @@ from dsfs.model.inventory import CachedGeneration, cached_versions
 from dsfs.model.lastuse import TOLD_EVERY_S, LastUse
 from dsfs.model.nodes import Look, Uses, VersionKey
 from dsfs.model.past import Past
-from dsfs.model.retention import ACTIVE_S, Amount, CachedSegment, CachedVersion, Room
+from dsfs.model.retention import ACTIVE_S, Amount, CachedSegment, CachedVersion, Capacity
 from dsfs.storage.census import Census, HeldGeneration
 from dsfs.storage.lastuses import LastUses
 from dsfs.storage.nodes import NodesDirectory
 from dsfs.storage.pins import PinFolder
-from dsfs.storage.room import Room as RoomOfNode
+from dsfs.storage.room import Room
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Survey:
     look: Look
     uses: Uses
     by_key: Mapping[VersionKey, CachedVersion]
-    room: Room
+    room: Capacity
     used: Amount
     allotted: Mapping[VersionKey, int]
     ahead: Amount
@@ -73,7 +73,7 @@ class Surveyor:
 
     def __init__(
         self,
-        room: RoomOfNode,
+        room: Room,
         census: Census,
         nodes: NodesDirectory,
         uses: LastUses,
@@ -166,9 +166,9 @@ class Surveyor:
             is_open = survey.uses.is_open(held.identity, (key, *held.others))
             yield CachedSegment(held.identity, held.size_bytes, held.inodes, held.filled_ns, is_open, held.others)
 
-    def _room_now(self, account: Account) -> Room:
+    def _room_now(self, account: Account) -> Capacity:
         limits, there = self.limits, self._room.there()
-        return Room(
+        return Capacity(
             limits.limit_bytes,
             limits.high_bytes,
             limits.low_bytes,
