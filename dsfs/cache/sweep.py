@@ -15,6 +15,7 @@ from pathlib import PurePath
 from dsfs.cache.survey import Survey, Surveyor
 from dsfs.metrics import Metrics
 from dsfs.model.ledger import Ledger
+from dsfs.model.pace import Pace
 from dsfs.model.quantity import format_size
 from dsfs.model.retention import NOTHING
 from dsfs.model.told import Told
@@ -25,8 +26,9 @@ from dsfs.storage.trash import Trash
 
 log = logging.getLogger(__name__)
 
-# In one round, so that the server has other work, too: as many removals as it does in some ten seconds.
-DELETED_AT_ONCE = 10_000
+# Readers wait behind what a server deletes, and one that looks for ransomware counts it: so not as fast as it goes.
+DELETED_PER_S, BURST = 200.0, 500
+DELETED_AT_ONCE = 5_000  # in one round, which takes less than half a minute then
 COUNT_EVERY_S = 600.0
 ROUGH_PART = 256  # of the limit: a count that may be off by more is repeated at once
 # Owed for so long, what was deleted is not just late.
@@ -63,6 +65,7 @@ class Sweeper:
         self._clock = clock
         self._told = Told()
         self._ledger = Ledger()
+        self._pace = Pace(DELETED_PER_S, BURST)
         self._deleted_bytes = 0
         self._owed_s: float | None = None  # since when nothing could be deleted
         self._met: dict[str, tuple[int, float]] = {}  # when each was first seen here, by the server's clock and by ours
@@ -113,6 +116,7 @@ class Sweeper:
                     if freed.size_bytes + trashed.taken.size_bytes > budget and not is_alone:
                         is_short = True
                         break
+                    time.sleep(self._pace.wait_s(time.monotonic()))
                     self._refused.add(trashed.name)
                     freed += self._trash.delete(trashed.name)
                     notes.deleted(trashed.name)
