@@ -39,7 +39,7 @@ from dsfs.model.quantity import parse_duration
 EXIT_CODES: Mapping[int, str] = MappingProxyType(
     {
         0: "done (also when the reader of a pipe left early)",
-        1: "the operation failed, or the daemon or the origin said no",
+        1: "the operation failed, or did less than was needed, or the daemon or the origin said no",
         2: "wrong usage or configuration",
         3: "no daemon answers",
         4: "busy: another daemon is running, or the mount or the version is in use",

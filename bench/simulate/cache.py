@@ -11,7 +11,7 @@ from bench.simulate.traces import Read, Trace
 from dsfs.model.allotment import allotments, foreseen, refusal
 from dsfs.model.eviction import judge
 from dsfs.model.nodes import VersionKey
-from dsfs.model.retention import Amount, CachedSegment, CachedVersion, Retention, Room
+from dsfs.model.retention import Amount, CachedSegment, CachedVersion, Capacity, Retention
 from dsfs.model.reuse import Sample, another_use, is_reused
 
 SEGMENT_BYTES = 32 << 20
@@ -156,9 +156,9 @@ class Cache:
             for segment, used_s in self._by_key[key].resident.items()
         ]
 
-    def _room(self) -> Room:
+    def _room(self) -> Capacity:
         leaving = sum(count for _, count in self._leaving)
-        return Room(
+        return Capacity(
             self._limit,
             self._high,
             self._low,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from dsfs.model.allotment import allotments
 from dsfs.model.eviction import judge
 from dsfs.model.nodes import VersionKey
-from dsfs.model.retention import NOTHING, Amount, CachedSegment, CachedVersion, Retention, Room
+from dsfs.model.retention import NOTHING, Amount, CachedSegment, CachedVersion, Capacity, Retention
 
 VERSIONS, SEGMENTS = 10_000, 1_000_000
 _DAY_NS = 86_400 * 10**9
@@ -60,7 +60,7 @@ def _round(stale_after_s: float, versions: int, segments: int) -> int:
 
     used = Amount(versions * segments * _BYTES, 2 * versions * segments)
     limit = used.size_bytes
-    room = Room(limit, limit * 9 // 10, limit * 8 // 10, used, NOTHING, used, NOTHING)
+    room = Capacity(limit, limit * 9 // 10, limit * 8 // 10, used, NOTHING, used, NOTHING)
     retention = Retention(stale_after_s, 0, limit)
     allotted = allotments(seen, room, lambda _: retention, _NOW_NS)
     # Each verdict is acted upon, and forgotten, before the next.

@@ -7,6 +7,7 @@ from typing import Any
 
 from dsfs.admin.client import ControlClient
 from dsfs.admin.commandline import add_command, daemon, json_text, page, version_in_mount
+from dsfs.admin.streams import Parts
 from dsfs.model.errors import DsfsError, UsageError
 from dsfs.model.printable import printable
 from dsfs.model.quantity import format_size, parse_size
@@ -24,8 +25,9 @@ def add_removals(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> N
     )
     evict.add_argument("--dry-run", action="store_true", help="only show what would leave")
     evict.add_argument(
-        "--need", type=_size, default=0, metavar="SIZE", help='make room for so much more, such as "500GiB"'
-    )
+        "--need", type=_size, default=0, metavar="SIZE",
+        help='make room for so much more, such as "500GiB"; exit code 1 if that cannot be had',
+    )  # fmt: skip
 
 
 def _size(text: str) -> int:
@@ -35,11 +37,12 @@ def _size(text: str) -> int:
         raise argparse.ArgumentTypeError(f"{text!r}: {exc}") from None
 
 
-def _evict(args: argparse.Namespace) -> str:
+def _evict(args: argparse.Namespace) -> Parts:
     client, _ = daemon(args)
     verb = "evict_plan" if args.dry_run else "evict"
     answer = client.call(verb, {"need_bytes": args.need}, timeout_s=None)
-    return json_text(answer) if args.json else page().eviction(answer, is_done=not args.dry_run)
+    yield json_text(answer) if args.json else page().eviction(answer, is_done=not args.dry_run)
+    return int(args.need > 0 and (answer["missing_bytes"] > 0 or answer["missing_inodes"] > 0))
 
 
 def _drop(args: argparse.Namespace) -> str:

@@ -17,6 +17,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -32,12 +33,13 @@ from dsfs.cache.tolerance import Tolerance
 from dsfs.metrics import Metrics
 from dsfs.model.errors import BackingError
 from dsfs.model.event import Kind
-from dsfs.model.eviction import Verdict
+from dsfs.model.eviction import Rule, Verdict
 from dsfs.model.nodes import LEASE_S, VersionKey
 from dsfs.model.retention import NOTHING, Amount, CachedVersion
 from dsfs.model.share import Shares, shares_of
 from dsfs.model.standing import Standing, held_versions
 from dsfs.storage.bulletin import Bulletin
+from dsfs.storage.censusnotes import Notes
 from dsfs.storage.rangelock import CANNOT_LOCK
 from dsfs.storage.trash import Trash
 from dsfs.storage.turn import Turn
@@ -217,7 +219,8 @@ class Evictor:
         plan = self._planned(need)
         left = tuple(self._hidden(plan.survey, need, sum(len(verdict.segments) for verdict in plan.leaves)))
         self._finish(plan.survey, left)
-        return replace(plan, leaves=left)
+        kept = (replace(verdict, rule=Rule.OVERTAKEN, segments=()) for verdict in plan.leaves[len(left) :])
+        return replace(plan, leaves=left, stays=(*plan.stays, *kept))
 
     def _finish(self, survey: Survey, left: Iterable[Verdict], trouble: str = "") -> None:
         """Delete what was hidden before, and tell all nodes what is there now that this has `left`, and what `trouble`
@@ -250,35 +253,43 @@ class Evictor:
 
     def _hidden(self, survey: Survey, need: Amount, left: int) -> Iterator[Verdict]:
         """Hide what has to leave, one version after the other, and no more than `left` segments."""
-        for verdict in self._surveyor.judge(survey, need):
-            # The policy goes on as if it had left: so where it does not, one has to look anew.
-            if not verdict.segments or left <= 0 or not self._surveyor.may_leave(survey, verdict):
-                return
-            segments = verdict.segments[:left]
-            left -= len(segments)
-            hidden, count = NOTHING, 0
-            try:
-                for identity in segments:
-                    hidden += self._trash.hide(identity, survey.now_ns)
-                    count += 1
-            finally:
-                # With what lies beside the data, as the survey counts it, if it is all of it.
-                amount = verdict.amount if count == len(verdict.segments) else hidden
-                hid = replace(verdict, segments=segments[:count], amount=amount)
-                self._left.append(hid)
-            log.info(
-                "%s/%s: %d segments with %d bytes are evicted: %s",
-                *verdict.key[:2], len(segments), hidden.size_bytes, verdict.rule.value,
-            )  # fmt: skip
-            yield hid
+        with self._surveyor.census.noting(survey.now_ns) as notes:
+            for verdict in self._surveyor.judge(survey, need):
+                # The policy goes on as if it had left: so where it does not, one has to look anew.
+                if not verdict.segments or left <= 0 or not self._surveyor.may_leave(survey, verdict):
+                    return
+                hid = self._hide(verdict, left, survey.now_ns, notes)
+                left -= len(hid.segments)
+                yield hid
+
+    def _hide(self, verdict: Verdict, left: int, now_ns: int, notes: Notes) -> Verdict:
+        """No more than `left` segments of a version; what has left then."""
+        segments, hidden, count = verdict.segments[:left], NOTHING, 0
+        try:
+            for identity in segments:
+                trashed = self._trash.hide(identity, now_ns)
+                notes.hidden(identity, trashed)
+                hidden += trashed.taken if trashed is not None else NOTHING
+                count += 1
+        finally:
+            # With what lies beside the data, as the survey counts it, if it is all of it.
+            amount = verdict.amount if count == len(verdict.segments) else hidden
+            hid = replace(verdict, segments=segments[:count], amount=amount)
+            self._left.append(hid)
+        log.info(
+            "%s/%s: %d segments with %d bytes are evicted: %s",
+            *verdict.key[:2], len(segments), hidden.size_bytes, verdict.rule.value,
+        )  # fmt: skip
+        return hid
 
     def _hide_waste(self, survey: Survey) -> None:
         """What belongs to nobody any more: segments of no generation, old generations without any of their own."""
         count = 0
-        for orphan in self._surveyor.census.orphans():
-            if count == HIDDEN_AT_ONCE:
-                break
-            count += self._trash.hide(orphan.identity, survey.now_ns) != NOTHING
+        with self._surveyor.census.noting(survey.now_ns) as notes:
+            for orphan in islice(self._surveyor.census.orphans(), HIDDEN_AT_ONCE):
+                trashed = self._trash.hide(orphan.identity, survey.now_ns)
+                notes.hidden(orphan.identity, trashed)
+                count += trashed is not None
         if count:
             log.info("%d segments are taken away that belong to no version", count)
         for version in survey.versions:

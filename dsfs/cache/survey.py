@@ -4,8 +4,8 @@ Concurrency: blocking calls, of one thread at a time.  Whatever cannot be seen i
 nothing is known, and nothing leaves.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from dsfs.model.account import Account
 from dsfs.model.allotment import RetentionOf, allotments, foreseen
@@ -14,12 +14,13 @@ from dsfs.model.eviction import Verdict, judge
 from dsfs.model.inventory import CachedGeneration, cached_versions
 from dsfs.model.lastuse import TOLD_EVERY_S, LastUse
 from dsfs.model.nodes import Look, Uses, VersionKey
-from dsfs.model.retention import ACTIVE_S, Amount, CachedSegment, CachedVersion, Room
-from dsfs.storage.census import Census
+from dsfs.model.past import Past
+from dsfs.model.retention import ACTIVE_S, Amount, CachedSegment, CachedVersion, Capacity
+from dsfs.storage.census import Census, HeldGeneration
 from dsfs.storage.lastuses import LastUses
 from dsfs.storage.nodes import NodesDirectory
 from dsfs.storage.pins import PinFolder
-from dsfs.storage.room import Room as RoomOfNode
+from dsfs.storage.room import Room
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ class Survey:
     look: Look
     uses: Uses
     by_key: Mapping[VersionKey, CachedVersion]
-    room: Room
+    room: Capacity
     used: Amount
     allotted: Mapping[VersionKey, int]
     ahead: Amount
@@ -72,7 +73,7 @@ class Surveyor:
 
     def __init__(
         self,
-        room: RoomOfNode,
+        room: Room,
         census: Census,
         nodes: NodesDirectory,
         uses: LastUses,
@@ -89,6 +90,7 @@ class Surveyor:
         self._retention_of = retention_of
         self._last_uses: dict[tuple[str, str], LastUse] = {}
         self._asked_ns = 0
+        self._past = Past(Look(0, 0, ()))
         self._reused: frozenset[VersionKey] = frozenset()
 
     def take(self, *, is_whole: bool) -> Survey:
@@ -101,16 +103,13 @@ class Surveyor:
         while (scan := self.census.scan(look.now_ns)).since_ns is None and is_whole:
             if scan.trouble:
                 raise BackingError(f"the backing directory cannot be looked through: {scan.trouble}")
-        self._learn_uses(look.now_ns)
+        self._past.note(look)
+        generations = [self._generation(held) for held in self.census.generations()]
+        self._learn_uses(look.now_ns, {generation.version for generation in generations})
         versions = cached_versions(
-            [
-                CachedGeneration(
-                    held.key, held.size_bytes, held.held, held.is_current, held.made_ns, held.placed_ns
-                )
-                for held in self.census.generations()
-            ],
+            generations,
             uses,
-            self._last_uses.values(),
+            [replace(use, used_ns=self._past.time_ns(names, use.used_ns)) for names, use in self._last_uses.items()],
             self._pins.all(),
             self._retention_of,
             look.now_ns,
@@ -123,6 +122,10 @@ class Surveyor:
         ahead = Amount(foreseen(versions, allotted, uses.speeds(), self.limits.horizon_s))
         by_key = {version.key: version for version in versions}
         return Survey(look, uses, by_key, room, account.used, allotted, ahead, uses.unknown, scan.since_ns)
+
+    def _generation(self, held: HeldGeneration) -> CachedGeneration:
+        placed_ns = self._past.time_ns(held.key, held.placed_ns)
+        return CachedGeneration(held.key, held.size_bytes, held.held, held.is_current, held.made_ns, placed_ns)
 
     def judge(self, survey: Survey, need: Amount) -> Iterator[Verdict]:
         """What has to leave so that there is room for `need`, and for what is ahead; then what stays."""
@@ -154,10 +157,10 @@ class Surveyor:
             self._asked_ns = 0  # the next survey is to know, or the same version would stop it again
         return is_as_known
 
-    def _learn_uses(self, now_ns: int) -> None:
+    def _learn_uses(self, now_ns: int, cached: Collection[tuple[str, str]]) -> None:
         """All last uses, no more often than nodes tell them: that is a request for each version."""
         if not 0 <= now_ns - self._asked_ns < TOLD_EVERY_S * 1e9:
-            self._last_uses = {(use.dataset, use.version): use for use in self._uses.all()}
+            self._last_uses = {(use.dataset, use.version): use for use in self._uses.all(cached)}
             self._asked_ns = now_ns
 
     def _segments_of(self, key: VersionKey, survey: Survey) -> Iterator[CachedSegment]:
@@ -165,9 +168,9 @@ class Surveyor:
             is_open = survey.uses.is_open(held.identity, (key, *held.others))
             yield CachedSegment(held.identity, held.size_bytes, held.inodes, held.filled_ns, is_open, held.others)
 
-    def _room_now(self, account: Account) -> Room:
+    def _room_now(self, account: Account) -> Capacity:
         limits, there = self.limits, self._room.there()
-        return Room(
+        return Capacity(
             limits.limit_bytes,
             limits.high_bytes,
             limits.low_bytes,

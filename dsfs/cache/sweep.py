@@ -15,18 +15,20 @@ from pathlib import PurePath
 from dsfs.cache.survey import Survey, Surveyor
 from dsfs.metrics import Metrics
 from dsfs.model.ledger import Ledger
+from dsfs.model.pace import Pace
 from dsfs.model.quantity import format_size
 from dsfs.model.retention import NOTHING
 from dsfs.model.told import Told
-from dsfs.storage.census import TrashedFile
+from dsfs.model.trashname import TrashedFile
 from dsfs.storage.censusscan import is_of_segments
 from dsfs.storage.room import Room
 from dsfs.storage.trash import Trash
 
 log = logging.getLogger(__name__)
 
-# In one round, so that the server has other work, too: as many removals as it does in some ten seconds.
-DELETED_AT_ONCE = 10_000
+# Readers wait behind what a server deletes, and one that looks for ransomware counts it: so not as fast as it goes.
+DELETED_PER_S, BURST = 200.0, 500
+DELETED_AT_ONCE = 5_000  # in one round, which takes less than half a minute then
 COUNT_EVERY_S = 600.0
 ROUGH_PART = 256  # of the limit: a count that may be off by more is repeated at once
 # Owed for so long, what was deleted is not just late.
@@ -63,6 +65,7 @@ class Sweeper:
         self._clock = clock
         self._told = Told()
         self._ledger = Ledger()
+        self._pace = Pace(DELETED_PER_S, BURST)
         self._deleted_bytes = 0
         self._owed_s: float | None = None  # since when nothing could be deleted
         self._met: dict[str, tuple[int, float]] = {}  # when each was first seen here, by the server's clock and by ours
@@ -73,7 +76,8 @@ class Sweeper:
     def sweep(self, survey: Survey) -> None:
         """One round.  OSError, NoRoomError; what was done is done."""
         self._told.note(survey.look)
-        self._ledger.note(survey.room.free.size_bytes, survey.used.size_bytes, self._deleted_bytes)
+        free, used = survey.room.free, survey.used
+        self._ledger.note(self._clock(), free.size_bytes, used.size_bytes, self._deleted_bytes)
         self._deleted_bytes = 0
         try:
             self._recount(survey)
@@ -103,27 +107,30 @@ class Sweeper:
         budget = max(self._ledger.may_delete(self._limit_bytes), (room.free - room.floor).size_bytes)
         freed, count, is_short = NOTHING, 0, False
         try:
-            for trashed in present:
-                if count == DELETED_AT_ONCE:
-                    break
-                if not self._is_due(trashed, survey):
-                    continue
-                # One that is larger than all that may be owed goes alone.
-                is_alone = freed == NOTHING and self._ledger.is_nearly_paid(self._limit_bytes)
-                if freed.size_bytes + trashed.taken.size_bytes > budget and not is_alone:
-                    is_short = True
-                    break
-                self._refused.add(trashed.name)
-                freed += self._trash.delete(trashed.name)
-                self._refused.remove(trashed.name)
-                count += 1
+            with self._census.noting(survey.now_ns) as notes:
+                for trashed in present:
+                    if count == DELETED_AT_ONCE:
+                        break
+                    if not self._is_due(trashed, survey):
+                        continue
+                    # One that is larger than all that may be owed goes alone.
+                    is_alone = freed == NOTHING and self._ledger.may_exceed(self._limit_bytes)
+                    if freed.size_bytes + trashed.taken.size_bytes > budget and not is_alone:
+                        is_short = True
+                        break
+                    time.sleep(self._pace.wait_s(time.monotonic()))
+                    self._refused.add(trashed.name)
+                    freed += self._trash.delete(trashed.name)
+                    notes.deleted(trashed.name)
+                    self._refused.remove(trashed.name)
+                    count += 1
         finally:
             self._deleted_bytes = freed.size_bytes
             self._room.freed(freed)
             self._metrics.evict_deleted_bytes.add(freed.size_bytes)
         if freed != NOTHING:
             self._room.tell()  # or others would find no room for half a minute yet
-        if not is_short or freed != NOTHING:
+        if not is_short or (freed != NOTHING and not self._ledger.is_trying):
             self._owed_s = None
         elif self._owed_s is None:
             self._owed_s = self._clock()
@@ -131,8 +138,9 @@ class Sweeper:
     def _is_due(self, trashed: TrashedFile, survey: Survey) -> bool:
         """Whether the grace is over, and nobody has it open."""
         met_ns, met_s = self._met[trashed.name]
-        # The server's clock may have been set since.
-        age_s = max((survey.now_ns - trashed.stamp_ns) / 1e9, self._clock() - met_s)
+        # The server's clock may have been set since, also before this node was there to notice.
+        hidden_ns = survey.look.by_clock_of_now(trashed.stamp_ns)
+        age_s = max((survey.now_ns - hidden_ns) / 1e9, self._clock() - met_s)
         if age_s < self.grace_s or not self._told.is_complete(survey.look, met_ns):
             return False
         if not is_of_segments(trashed.name):

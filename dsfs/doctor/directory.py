@@ -87,11 +87,11 @@ def _mode(directory: Directory) -> int:
     return stat.S_IMODE(os.stat(directory.path).st_mode)
 
 
-def _room(directory: Directory) -> judge.Room:
+def _room(directory: Directory) -> judge.Volume:
     found = os.statvfs(directory.scratch.place)
     total = found.f_blocks * found.f_frsize
     backing = directory.config.backing
-    return judge.Room(
+    return judge.Volume(
         total=total,
         free=found.f_bavail * found.f_frsize,
         limit=backing.limit_bytes,

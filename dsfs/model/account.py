@@ -50,7 +50,7 @@ class Grant:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class Statement:
     """What a node tells: `spent` and `freed` since it told last, what is left, and what of that is `reserved`.
 
     `counted`: the count that the account came from then.
@@ -115,7 +115,7 @@ class Account:
 
     # ---------------------------------------------------------------- by the nodes
 
-    def tell(self, holder: Holder, told: Told) -> "Account":
+    def tell(self, holder: Holder, told: Statement) -> "Account":
         """The node has spent and freed; it moves into the epoch.  Its runs before this one are dead.
 
         A grant that is not here any more (somebody counted anew, or took the node for dead) is void, but for what is
@@ -249,10 +249,10 @@ class Purse:
             min(self.unspent.size_bytes, self.reserved.size_bytes), min(self.unspent.inodes, self.reserved.inodes)
         )
 
-    def to_tell(self) -> Told:
-        return Told(self.counted, self.spent, self.freed, self.unspent, self.reserved)
+    def to_tell(self) -> Statement:
+        return Statement(self.counted, self.spent, self.freed, self.unspent, self.reserved)
 
-    def was_told(self, told: Told, holder: Holder, account: Account) -> None:
+    def was_told(self, told: Statement, holder: Holder, account: Account) -> None:
         """The account has taken that up; meanwhile more may have been spent."""
         left = account.left_to(holder)
         self.spent -= told.spent

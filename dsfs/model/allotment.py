@@ -11,7 +11,7 @@ from enum import Enum
 from typing import TypeVar
 
 from dsfs.model.nodes import VersionKey
-from dsfs.model.retention import Amount, CachedVersion, Retention, Room
+from dsfs.model.retention import Amount, CachedVersion, Capacity, Retention
 
 # Of the limit, for all versions in use together whose bytes were not read again: as much as a scan costs what is worked
 # with (bench/simulate).
@@ -29,7 +29,7 @@ class Refusal(Enum):
     SHARE = "share"
 
 
-def refusal(run: Amount, held_bytes: int, allotted_bytes: int, room: Room) -> Refusal | None:
+def refusal(run: Amount, held_bytes: int, allotted_bytes: int, room: Capacity) -> Refusal | None:
     """What speaks against filling a run of a version that holds so much and is allotted so much; None: nothing.
 
     `room` counts what is reserved as used.
@@ -42,7 +42,7 @@ def refusal(run: Amount, held_bytes: int, allotted_bytes: int, room: Room) -> Re
 
 
 def allotments(
-    versions: Iterable[CachedVersion], room: Room, retention_of: RetentionOf, now_ns: int
+    versions: Iterable[CachedVersion], room: Capacity, retention_of: RetentionOf, now_ns: int
 ) -> dict[VersionKey, int]:
     """Bytes that each version in use may hold.  Together they are no more than the limit, but for what is pinned."""
     fixed: Counter[str] = Counter()  # by dataset: pinned and not in use

@@ -11,7 +11,7 @@ from enum import Enum
 
 from dsfs.model.allotment import RetentionOf
 from dsfs.model.nodes import VersionKey
-from dsfs.model.retention import NOTHING, Amount, CachedSegment, CachedVersion, Room
+from dsfs.model.retention import NOTHING, Amount, CachedSegment, CachedVersion, Capacity
 from dsfs.model.reuse import worth_ns
 
 # Segments of one version used within the same stretch of time are equally old.  Finer, the order would be that in which
@@ -36,6 +36,7 @@ class Rule(Enum):
     NEWEST = "the newest of its dataset"
     SHARED = "what is left of it belongs to others, or is open"
     ROOM = "not stale, and there is room"
+    OVERTAKEN = "not any more: this or one before it came into use meanwhile"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ class Verdict:
 def judge(
     versions: Sequence[CachedVersion],
     segments_of: SegmentsOf,
-    room: Room,
+    room: Capacity,
     retention_of: RetentionOf,
     allotted: Mapping[VersionKey, int],
     now_ns: int,
@@ -191,7 +192,7 @@ class _Plan:
     """What has been chosen so far.  `held`: what is left, by dataset.  `gone`: versions that were chosen whole."""
 
     segments_of: SegmentsOf
-    room: Room
+    room: Capacity
     need: Amount
     held: "Counter[str]"
     gone: set[VersionKey] = field(default_factory=set)

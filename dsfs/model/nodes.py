@@ -8,6 +8,8 @@ server's was set: then a heartbeat may be of before or after, and nobody is decl
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from math import inf
+from typing import NamedTuple
 
 from dsfs.model.usage import Usage, UsedVersion
 
@@ -18,6 +20,7 @@ SILENT_AFTER_S = 3 * BEAT_S + TOLERANCE_S
 # again: so long a node that is silent may still be reading.
 LEASE_S = 180.0
 FORGOTTEN_AFTER_S = 7 * 86_400.0
+MOST_STEPS = 16  # of the server's clock that are remembered
 
 VersionKey = tuple[str, str, str]  # dataset, version, generation
 
@@ -73,13 +76,38 @@ class Uses:
         return {key: sum(told.bytes_per_s for told in by_node.values()) for key, by_node in self.versions.items()}
 
 
+class ClockStep(NamedTuple):
+    """The server's clock was set by `by_ns`; then it showed `first_ns`, or a little more."""
+
+    by_ns: int
+    first_ns: int
+
+
 @dataclass(frozen=True, slots=True)
 class Look:
-    """All nodes at one moment.  `now_ns`: the server's time; `step_ns`: by how much its clock was set of late."""
+    """All nodes at one moment.
+
+    `now_ns`: the server's time; `step_ns`: by how much its clock was set of late; `steps`: each time that it was, as
+    far as this node knows.
+    """
 
     now_ns: int
     step_ns: int
     sightings: tuple[Sighting, ...]
+    steps: tuple[ClockStep, ...] = ()
+
+    def by_clock_of_now(self, time_ns: int) -> int:
+        """What the server would have said at that time of its clock, had that gone then as it does now.
+
+        Where it may have said so before it was set or after, it is after: so nothing is older than it is for sure.
+        """
+        passed_ns, lowest_ns = 0, inf  # what the clock shows since a step is no less than that
+        for step in reversed(self.steps):
+            lowest_ns = min(lowest_ns, step.first_ns)
+            if time_ns >= lowest_ns:
+                break
+            passed_ns += step.by_ns
+        return time_ns + passed_ns
 
     def age_s(self, sighting: Sighting) -> float | None:
         """How long ago the node was alive for sure.
@@ -151,10 +179,11 @@ class ServerClock:
     """Notices when the server's clock is set: it is asked now and then, and seconds are counted in between.
 
     `step_ns`: by how much it was set at the last time that is less than LEASE_S ago, else 0: by then every node that is
-    alive has beaten by the new clock.
+    alive has beaten by the new clock.  `steps`: the last MOST_STEPS times.
     """
 
     step_ns: int = 0
+    steps: tuple[ClockStep, ...] = ()
     _stepped_s: float = 0.0
     _last: tuple[float, float, int] | None = None
 
@@ -167,6 +196,8 @@ class ServerClock:
             if not least_s - TOLERANCE_S <= passed_s <= most_s + TOLERANCE_S:
                 self.step_ns = round((passed_s - (least_s + most_s) / 2) * 1e9)
                 self._stepped_s = answered_s
+                step = ClockStep(self.step_ns, server_ns - round(most_s * 1e9))
+                self.steps = (*self.steps, step)[-MOST_STEPS:]
             elif answered_s - self._stepped_s > LEASE_S:
                 self.step_ns = 0
         self._last = (asked_s, answered_s, server_ns)

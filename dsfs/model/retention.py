@@ -51,7 +51,7 @@ class Retention:
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class Capacity:
     """The backing directory: what may be used of it, and what is.
 
     `used`: by dsfs, with what is `leaving`: that was taken away and is deleted after the grace.  `free`: of the file

@@ -6,7 +6,20 @@
 A name in place and not a folder: on some file servers a folder lies elsewhere, so that a rename into it costs more.
 """
 
+from dataclasses import dataclass
+
+from dsfs.model.retention import Amount
+
 MARK = ".trash-"
+
+
+@dataclass(frozen=True, slots=True)
+class TrashedFile:
+    """What was taken away: its path in the backing directory, when, and what it takes."""
+
+    name: str
+    stamp_ns: int
+    taken: Amount
 
 
 def trash_name(name: str, stamp_ns: int) -> str:

@@ -11,7 +11,6 @@ Concurrency: blocking calls, safe to use from several threads at once; `_lock` l
 """
 
 import logging
-import os
 import random
 import threading
 import time
@@ -26,8 +25,9 @@ from dsfs.model.errors import NoRoomError
 from dsfs.model.retention import NOTHING, Amount
 from dsfs.storage.accountfile import AccountFile, account_in
 from dsfs.storage.faultpoint import reach
-from dsfs.storage.filesystem import FileSystem, allocated
+from dsfs.storage.filesystem import FileSystem
 from dsfs.storage.rangelock import CANNOT_LOCK
+from dsfs.storage.taken import names_below, room_now
 from dsfs.storage.turn import Turn
 
 log = logging.getLogger(__name__)
@@ -228,25 +228,13 @@ class SharedAccount:
 
 
 def count(folder: Path, most: int | None = None) -> Amount | None:
-    """What everything below the folder takes, and itself; None if that is more than `most` files.
-
-    A file counts once, also in the middle of its seal, when it has two names in its folder.  Without what begins with a
-    dot (.snapshot), but for files that an NFS client keeps for who has them open.
+    """What everything below the folder takes, and itself, as the server has it now; None if that is more than `most`
+    files.
     """
-    found = Amount(allocated(folder)[1], 1)
-    waiting = [folder]
-    while waiting:
-        met: set[int] = set()
-        with suppress(FileNotFoundError), os.scandir(waiting.pop()) as entries:
-            for entry in entries:
-                if (entry.name.startswith(".") and not entry.name.startswith(".nfs")) or entry.inode() in met:
-                    continue
-                met.add(entry.inode())
-                path = Path(entry.path)
-                with suppress(FileNotFoundError):
-                    found += Amount(allocated(path)[1], 1)
-                if most is not None and found.inodes > most:
-                    return None
-                if entry.is_dir(follow_symlinks=False):
-                    waiting.append(path)
+    found = room_now(folder)
+    for path in names_below(folder):
+        with suppress(FileNotFoundError):
+            found += room_now(path)
+        if most is not None and found.inodes > most:
+            return None
     return found

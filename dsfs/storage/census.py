@@ -1,21 +1,23 @@
 """What lies in the backing directory, how much it takes and to which generations it belongs, without a walk.
 
-The answers are those of the last round (censusscan.py).  What a generation holds is kept and not added up, and its
-segments are read when they are asked for.
+The answers are those of the last round (censusscan.py), with what was noted since (censusnotes.py).  What a generation
+holds is kept and not added up, and its segments are read when they are asked for.
 
-Concurrency: one thread scans, any number ask.
+Concurrency: one thread scans and notes, any number ask.
 """
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from dsfs.model.nodes import VersionKey
 from dsfs.model.retention import Amount
-from dsfs.model.trashname import stamp_in
+from dsfs.model.trashname import TrashedFile, stamp_in
 from dsfs.storage.backing import BackingDirectory
 from dsfs.storage.censusfile import CensusFile
+from dsfs.storage.censusnotes import Notes
 from dsfs.storage.censusscan import MOST_ENTRIES, Scan, Scanner, is_of_segments
 from dsfs.storage.leftovers import ABANDONED_S
 
@@ -48,15 +50,6 @@ class HeldSegment(NamedTuple):
     others: tuple[VersionKey, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class TrashedFile:
-    """What was taken away (trash.py): its path in the backing directory, when, and what it takes."""
-
-    name: str
-    stamp_ns: int
-    taken: Amount
-
-
 class Census:
     """`path`: of its file, on local disk, which may be lost; BackingError if that refuses."""
 
@@ -75,6 +68,17 @@ class Census:
         BackingError if the local disk refuses.
         """
         return self._scanner.scan(now_ns, most_entries)
+
+    @contextmanager
+    def noting(self, now_ns: int) -> Iterator[Notes]:
+        """What this thread hides and deletes in the block is known at its end, also if that is an error; BackingError
+        if the local disk refuses.
+        """
+        notes = Notes(self._file, now_ns)
+        try:
+            yield notes
+        finally:
+            notes.write()
 
     def total(self) -> Amount:
         """What everything takes that dsfs has in the backing directory, with what was taken away."""

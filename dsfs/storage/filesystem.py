@@ -22,6 +22,7 @@ from dsfs.storage.mounts import mount_of
 
 GONE = frozenset({errno.ENOENT, errno.ESTALE})  # the file is not there (any more): a miss, not a fault
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+SECTOR = 512  # bytes: the unit in which room is told, whatever the file system's own
 NETWORK_KINDS = frozenset({"nfs", "nfs4", "cifs", "smb3", "ceph", "lustre", "gpfs", "9p"})
 
 
@@ -82,7 +83,7 @@ _AT_STATX_FORCE_SYNC = 0x2000
 _STATX_NLINK, _STATX_MTIME, _STATX_INO, _STATX_SIZE, _STATX_BLOCKS = 0x04, 0x40, 0x100, 0x200, 0x400
 _statx = ctypes.CDLL(None, use_errno=True).statx
 _statx_result = ctypes.c_char * 256
-# struct statx: links, inode, size, blocks of 512 bytes, seconds and nanoseconds of the mtime
+# struct statx: links, inode, size, blocks, seconds and nanoseconds of the mtime
 _STATX = struct.Struct("<16xI12xQQQ56xqI")
 
 
@@ -139,7 +140,7 @@ def allocated(path: Path) -> tuple[int, int]:
     reach("file.allocated")
     flags = _AT_STATX_FORCE_SYNC | _AT_SYMLINK_NOFOLLOW
     _, inode, _, blocks, _, _ = _statx_of(_AT_FDCWD, os.fsencode(path), flags, _STATX_INO | _STATX_BLOCKS)
-    return inode, blocks * 512
+    return inode, blocks * SECTOR
 
 
 def _ask(fd: int, path: bytes, flags: int) -> Attributes:

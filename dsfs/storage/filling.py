@@ -35,6 +35,7 @@ from dsfs.storage.filesystem import (
 from dsfs.storage.openfiles import OpenFiles
 from dsfs.storage.rangelock import CANNOT_LOCK, SEAL, locked_by_others, try_lock, unlock
 from dsfs.storage.sealed import Stamp, stamp_of
+from dsfs.storage.taken import room_now
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +94,7 @@ def correction(path: Path, blocks: BlockTable) -> Amount:
     """
     data_bytes = pages(blocks.size)
     try:
-        size_bytes = max(data_bytes, allocated(path)[1]) + allocated(beside(path, ".sum"))[1]
+        size_bytes = max(data_bytes, room_now(path).size_bytes) + room_now(beside(path, ".sum")).size_bytes
     except OSError:  # somebody has removed it already
         return NOTHING
     return Amount(size_bytes - data_bytes, 2) - overhead(blocks)
@@ -140,7 +141,7 @@ def _made_folder(folder: Path) -> Amount:
         folder.mkdir()
     except FileExistsError:
         return NOTHING
-    return Amount(allocated(folder)[1], 1)
+    return room_now(folder)
 
 
 class NoRecordsError(DamagedMapError):

@@ -101,9 +101,11 @@ class LastUses:
         found = ((names, self._used_ns(name_of(*names))) for names in versions)
         return {names: used_ns for names, used_ns in found if used_ns is not None}
 
-    def all(self) -> list[LastUse]:
+    def all(self, versions: Iterable[tuple[str, str]] = ()) -> list[LastUse]:
         """Every version that was ever used.  OSError if that cannot be known.
 
+        `versions`: those that a file may be of which neither its name nor its content tells; it has an mtime all the
+        same.  Other files of that kind are left out.
         Costs 1 GETATTR, the READDIRs of the folder if that has changed, and 1 GETATTR for each version; an attribute
         cache, which may be as old as actimeo, is not believed.  3 more for those of which a use has begun since the
         last look.
@@ -118,11 +120,9 @@ class LastUses:
             counted = before.counted if before and before.still_holds(used_ns) else self._read(name)
             known[name] = _Known(used_ns, counted)
         self._known = known
-        return [
-            LastUse(of.counted.dataset, of.counted.version, of.used_ns, of.counted.uses)
-            for of in known.values()
-            if of.counted is not None
-        ]
+        named = {name_of(*version): CountedUses(*version) for version in versions}
+        found = ((of.counted or named.get(name), of.used_ns) for name, of in known.items())
+        return [LastUse(of.dataset, of.version, used_ns, of.uses) for of, used_ns in found if of is not None]
 
     def _used_ns(self, name: str) -> int | None:
         try:

@@ -201,9 +201,9 @@ class NodesDirectory:
         """All nodes as they are now; OSError if this one cannot see them.  Damage of another one is its own trouble."""
         with self._turn:
             now_ns = self._touch()
-            step_ns = self._server.step_ns
+            step_ns, steps = self._server.step_ns, self._server.steps
         found = (self._sighting(name) for name in self._names())
-        return Look(now_ns, step_ns, tuple(sighting for sighting in found if sighting is not None))
+        return Look(now_ns, step_ns, tuple(sighting for sighting in found if sighting is not None), steps)
 
     def _names(self) -> list[str]:
         refresh_names(self.path, self._fs)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
-from dsfs.model.account import UNBOUNDED, Account, FileSystemRoom, Holder, Purse, Told, less
+from dsfs.model.account import UNBOUNDED, Account, FileSystemRoom, Holder, Purse, Statement, less
 from dsfs.model.allotment import Refusal
 from dsfs.model.errors import NoRoomError
 from dsfs.model.nodes import LEASE_S
@@ -282,7 +282,7 @@ class Room:
         self._was_told(told, holder, account, asked_s)
         return account, refusal
 
-    def _was_told(self, told: Told, holder: Holder, account: Account, asked_s: float) -> None:
+    def _was_told(self, told: Statement, holder: Holder, account: Account, asked_s: float) -> None:
         with self._lock:
             self._purse.was_told(told, holder, account)
             self._known, self._told_s = account, asked_s

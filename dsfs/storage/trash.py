@@ -17,7 +17,7 @@ from pathlib import Path
 
 from dsfs.model.nodes import VersionKey
 from dsfs.model.retention import NOTHING, Amount
-from dsfs.model.trashname import stamp_in, trash_name
+from dsfs.model.trashname import TrashedFile, stamp_in, trash_name
 from dsfs.storage.backing import BackingDirectory
 from dsfs.storage.faultpoint import reach
 from dsfs.storage.filesystem import GONE, NO_ROOM, is_there, lstat_anew, refresh_names, remove
@@ -33,8 +33,8 @@ class Trash:
         self._backing = backing
         self._fs = backing.file_system
 
-    def hide(self, identity: str, stamp_ns: int) -> Amount:
-        """Take a segment away; what it leaves to be deleted, NOTHING if it is not there (any more).  OSError."""
+    def hide(self, identity: str, stamp_ns: int) -> TrashedFile | None:
+        """Take a segment away; what it leaves to be deleted, None if it is not there (any more).  OSError."""
         path = self._backing.segment_path(identity)
         refresh_names(path.parent, self._fs)
         reach("trash.hide")
@@ -47,7 +47,7 @@ class Trash:
             hidden = _hidden(beside(path, ".part"), stamp_ns)
         reach("trash.hidden")
         remove(beside(path, ".sum"))
-        return self._room(hidden) if hidden is not None else NOTHING
+        return self._found(hidden, stamp_ns) if hidden is not None else None
 
     def hide_generation(self, key: VersionKey, stamp_ns: int) -> Amount:
         """Take the directory of a generation away; NOTHING if it is not there, or is the current one (again), or which
@@ -86,13 +86,14 @@ class Trash:
         reach("trash.delete")
         return room_of(found) if remove(path) and found.st_nlink == 1 else NOTHING
 
-    def _room(self, hidden: Path) -> Amount:
+    def _found(self, hidden: Path, stamp_ns: int) -> TrashedFile | None:
         try:
-            return room_of(lstat_anew(hidden, self._fs))
+            taken = room_of(lstat_anew(hidden, self._fs))
         except OSError as exc:
             if exc.errno not in GONE:
                 raise
-            return NOTHING
+            return None
+        return TrashedFile(str(hidden.relative_to(self._backing.path)), stamp_ns, taken)
 
 
 def _hidden(path: Path, stamp_ns: int) -> Path | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dsfs.model.account import Account, Holder, Told
+from dsfs.model.account import Account, Holder, Statement
 from dsfs.model.errors import NoRoomError
 from dsfs.model.retention import NOTHING, Amount
 from dsfs.storage import account as account_file
@@ -196,7 +196,7 @@ def test_who_cannot_have_its_turn_in_time_fills_nothing_and_a_lock_of_the_dead_i
     directory(tmp_path)
     other = Turn(tmp_path / "account")
     assert other.try_take()
-    account, work = shared(tmp_path, clock=clock), lambda found: found.tell(Holder("a", "1"), Told())
+    account, work = shared(tmp_path, clock=clock), lambda found: found.tell(Holder("a", "1"), Statement())
     for _ in range(2):
         with pytest.raises(NoRoomError, match="another node is at the account"):
             account.change(work)

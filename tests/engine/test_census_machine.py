@@ -23,7 +23,7 @@ KEYS = st.sampled_from([("photos", f"v{version}", name * 20) for version in (1, 
 
 
 class Nodes(RuleBasedStateMachine):
-    """Some fill, seal, drop and list; one counts, perhaps not all of it in a round."""
+    """Some fill, seal, drop and list; one counts, perhaps not all in a round, and notes what it does itself."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,6 +66,14 @@ class Nodes(RuleBasedStateMachine):
         self.trash.hide(identity(number), self.stamp_ns)
         self.is_counted = False
 
+    @rule(numbers=st.sets(NUMBERS, min_size=1))
+    def hide_and_note(self, numbers: set[int]) -> None:
+        """By the node that counts: then there is nothing to be counted."""
+        self.stamp_ns += 1
+        with self.place.census.noting(self.place.now_ns) as notes:
+            for number in numbers:
+                notes.hidden(identity(number), self.trash.hide(identity(number), self.stamp_ns))
+
     @rule(key=KEYS, numbers=st.sets(NUMBERS, min_size=1))
     def list_version(self, key: tuple[str, str, str], numbers: set[int]) -> None:
         if not self.place.backing.generations.joinpath(*key).exists():  # the same name is the same list
@@ -83,6 +91,13 @@ class Nodes(RuleBasedStateMachine):
         for trashed in self.place.census.trash():
             assert self.trash.delete(trashed.name) in (trashed.taken, NOTHING)
         self.is_counted = False
+
+    @rule()
+    def delete_trash_and_note(self) -> None:
+        with self.place.census.noting(self.place.now_ns) as notes:
+            for trashed in self.place.census.trash():
+                self.trash.delete(trashed.name)
+                notes.deleted(trashed.name)
 
     @precondition(lambda self: not self.is_counted)
     @rule(hours=st.sampled_from([0.001, 1.5, 25]))

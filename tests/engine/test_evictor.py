@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from dsfs.cache import evictor as evictor_module
 from dsfs.model.errors import BackingError
 from dsfs.model.event import Kind
 from dsfs.model.eviction import Rule
+from dsfs.model.nodes import ClockStep
 from dsfs.model.pin import Pin
 from dsfs.storage import account as account_module
 from dsfs.storage import census as census_module
@@ -67,6 +69,33 @@ async def test_what_is_stale_is_hidden_then_deleted_and_comes_back_with_the_next
         assert engine.surplus_bytes() >= 0
 
 
+async def test_nothing_is_stale_because_the_clock_of_the_server_was_set(tmp_path: Path) -> None:
+    async with evicting(tmp_path, "v1", "v2", grace_s=60) as (engine, found):
+        age(engine, "v1", 30)
+        age(engine, "v2", 40)
+        now_ns = engine.nodes.now_ns()
+        engine.nodes._server.steps = (ClockStep(29 * DAY_S * 10**9, now_ns),)  # a file system of this machine cannot
+        plan = await found.evictor.evict(0)
+        assert [(verdict.key[1], verdict.rule) for verdict in plan.leaves] == [("v2", Rule.STALE)]
+        engine.nodes._server.steps = ()
+        plan = await found.evictor.evict(0)
+        assert [(verdict.key[1], verdict.rule) for verdict in plan.leaves] == [("v1", Rule.STALE)]
+
+
+async def test_use_that_lies_ahead_of_the_clock_was_when_it_was_first_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with evicting(tmp_path, "v1") as (engine, found):
+        age(engine, "v1", -1000)
+        plan = await found.evictor.plan(0)
+        assert [verdict.rule for verdict in plan.stays] == [Rule.IN_USE]
+        later_ns = engine.nodes.now_ns() + 8 * DAY_S * 10**9
+        look = engine.nodes.look
+        monkeypatch.setattr(engine.nodes, "look", lambda: replace(look(), now_ns=later_ns))
+        plan = await found.evictor.plan(0)
+        assert [verdict.rule for verdict in plan.leaves] == [Rule.STALE]
+
+
 async def test_nothing_leaves_that_is_pinned_or_in_use_or_may_be(tmp_path: Path) -> None:
     async with evicting(tmp_path, "v1", "v2", "v3") as (engine, found):
         for version in ("v1", "v2", "v3"):
@@ -103,6 +132,8 @@ async def test_version_that_comes_into_use_while_it_is_about_to_leave_stays(
         monkeypatch.setattr(found.surveyor, "judge", judged)
         plan = await found.evictor.evict(0)
         assert [verdict.key[1] for verdict in plan.leaves] == ["v1"]
+        assert [(verdict.key[1], verdict.rule) for verdict in plan.stays] == [("v2", Rule.OVERTAKEN)]
+        assert plan.stays[0].amount.size_bytes > len(LARGE)
         assert len(hidden(engine)) == 2
 
 

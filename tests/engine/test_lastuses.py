@@ -75,7 +75,10 @@ def test_damaged_content_matters_only_where_the_name_does_not_tell(uses: LastUse
         path.write_bytes(b"\0" * 100)
     fresh = LastUses(place, file_system_of(place))
     assert [(use.dataset, use.version) for use in fresh.all()] == [V1]
-    assert fresh.of([LONG]).keys() == {LONG}
+    for _ in range(2):
+        uses_of = {(use.dataset, use.version): use for use in fresh.all([V1, V2, LONG])}
+        assert uses_of.keys() == {V1, LONG}
+        assert uses_of[LONG].used_ns == fresh.of([LONG])[LONG]
 
 
 def test_what_nobody_has_used_for_a_year_is_forgotten(uses: LastUses, place: Path) -> None:

@@ -12,8 +12,10 @@ from dsfs.cache import evictor as evictor_module
 from dsfs.cache.sweep import COUNT_EVERY_S
 from dsfs.model.errors import BackingError
 from dsfs.model.event import Kind
+from dsfs.model.ledger import FIRST_WAIT_S
 from dsfs.model.pin import Pin
 from dsfs.model.retention import Amount
+from dsfs.model.trashname import TrashedFile
 from dsfs.storage.account import count
 from tests.engine.engine import MIB, Engine, Settings, running, until
 from tests.engine.evicting import (
@@ -84,6 +86,11 @@ async def test_room_that_does_not_come_back_stops_deleting_after_a_part_of_the_l
         standing = found.evictor._standing.look()
         assert standing is not None
         assert standing.trouble == found.sweeper.trouble
+        found.clock_s += FIRST_WAIT_S
+        for _ in range(3):
+            await rounds(found, 1)
+            assert len(hidden(engine, at_least=MIB)) == 2  # it was tried
+            assert "does a snapshot hold them?" in found.sweeper.trouble
         for _ in range(2 * len(versions)):
             # The snapshots are gone, one after the other.
             there = replace(there, free=there.free + Amount(20 * MIB), floor=there.free)
@@ -245,7 +252,7 @@ async def test_what_has_left_is_told_also_if_the_rest_cannot_be_hidden(
         hide = found.trash.hide
         left: list[str] = []
 
-        def refuse(identity: str, stamp_ns: int) -> Amount:
+        def refuse(identity: str, stamp_ns: int) -> TrashedFile | None:
             if left:
                 raise OSError(errno.EACCES, "Permission denied")
             left.append(identity)

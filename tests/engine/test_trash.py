@@ -12,7 +12,7 @@ import pytest
 from dsfs.model.blocks import PAGE
 from dsfs.model.errors import BlockLostError
 from dsfs.model.retention import NOTHING, Amount
-from dsfs.model.trashname import stamp_in, trash_name
+from dsfs.model.trashname import TrashedFile, stamp_in, trash_name
 from dsfs.storage import faultpoint
 from dsfs.storage.backing import BackingDirectory
 from dsfs.storage.census import Census
@@ -76,7 +76,8 @@ def test_hidden_segment_is_read_on_by_who_has_it_open_and_by_nobody_else(
     resident = [block for block in range(len(sample.blocks)) if file.presence[block]]
     hidden = Trash(backing).hide(IDENTITY, STAMP_NS)
     assert sample.names() == {name.removeprefix(IDENTITY)}
-    assert hidden == Amount(os.stat(backing.path / FOLDER / name).st_blocks * 512, 1)
+    taken = Amount(os.stat(backing.path / FOLDER / name).st_blocks * 512, 1)
+    assert hidden == TrashedFile(f"{FOLDER}/{name}", STAMP_NS, taken)
     for block in resident:
         assert sample.read(file, block, block + 1) == sample.bytes_of(block)
     assert sample.file().state is State.ABSENT
@@ -89,9 +90,11 @@ def test_deleted_segment_frees_what_it_took_and_is_a_miss_for_who_has_it_open(
     file = MADE[how](sample)
     trash = Trash(backing)
     hidden = trash.hide(IDENTITY, STAMP_NS)
-    assert trash.delete(f"{FOLDER}/{name}") == hidden
+    assert hidden is not None
+    assert trash.delete(f"{FOLDER}/{name}") == hidden.taken
     assert sample.names() == set()
-    assert trash.delete(f"{FOLDER}/{name}") == trash.hide(IDENTITY, STAMP_NS) == NOTHING
+    assert trash.delete(f"{FOLDER}/{name}") == NOTHING
+    assert trash.hide(IDENTITY, STAMP_NS) is None
     if how == "sealed":
         with pytest.raises(BlockLostError):
             file.read_sealed(0, 1)
@@ -103,11 +106,12 @@ def test_segment_is_filled_anew_beside_its_trash_which_stays(backing: BackingDir
     sample.sealed()
     trash = Trash(backing)
     hidden = trash.hide(IDENTITY, STAMP_NS)
+    assert hidden is not None
     again = sample.sealed()
     assert tidy(backing) == 0
     backing.remove_segment(IDENTITY)
     assert sample.names() == {SEALED.removeprefix(IDENTITY)}
-    assert trash.delete(f"{FOLDER}/{SEALED}") == hidden
+    assert trash.delete(f"{FOLDER}/{SEALED}") == hidden.taken
     again.look_again()
     assert again.state is State.ABSENT
 
@@ -226,7 +230,8 @@ def test_what_two_evictors_delete_at_once_is_freed_once(
     backing: BackingDirectory, sample: Sample, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sample.sealed()
-    taken = Trash(backing).hide(IDENTITY, STAMP_NS)
+    hidden = Trash(backing).hide(IDENTITY, STAMP_NS)
+    assert hidden is not None
     freed: list[Amount] = []
 
     def reached(point: str) -> None:
@@ -236,7 +241,7 @@ def test_what_two_evictors_delete_at_once_is_freed_once(
 
     monkeypatch.setattr(faultpoint, "hook", reached)
     freed.append(Trash(backing).delete(f"{FOLDER}/{SEALED}"))
-    assert freed == [NOTHING, taken, NOTHING]
+    assert freed == [NOTHING, hidden.taken, NOTHING]
 
 
 def test_what_two_nodes_drop_at_once_is_freed_once(

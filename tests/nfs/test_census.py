@@ -77,7 +77,7 @@ def replace(place: Place) -> None:
 
 
 def hide(place: Place) -> None:
-    assert Trash(place.backing).hide(identity(2), 1) != Amount()
+    assert Trash(place.backing).hide(identity(2), 1) is not None
 
 
 def list_anew(place: Place) -> None:
@@ -171,7 +171,9 @@ def read_on(bells: Path) -> tuple[list[bool], State, State]:
 
 def take_away(state: Path) -> None:
     place = Place(state, BACKING)
-    assert Trash(place.backing).hide(SEGMENT, time.time_ns()).size_bytes >= len(CONTENT)
+    hidden = Trash(place.backing).hide(SEGMENT, time.time_ns())
+    assert hidden is not None
+    assert hidden.taken.size_bytes >= len(CONTENT)
     place.census.close()
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from dsfs.model.nodes import VersionKey
-from dsfs.model.retention import NOTHING, Amount, CachedSegment, CachedVersion, Retention, Room
+from dsfs.model.retention import NOTHING, Amount, CachedSegment, CachedVersion, Capacity, Retention
 
 NOW_NS = 10**18
 FOR_EVER_NS = 2**63 - 1
@@ -50,9 +50,9 @@ def version(
     )
 
 
-def room(limit: int, used: int, *, leaving: int = 0, free: Amount = PLENTY, floor: Amount = NOTHING) -> Room:
+def room(limit: int, used: int, *, leaving: int = 0, free: Amount = PLENTY, floor: Amount = NOTHING) -> Capacity:
     """With the watermarks at 90 % and 80 %."""
-    return Room(limit, limit * 9 // 10, limit * 8 // 10, Amount(used), Amount(leaving), free, floor)
+    return Capacity(limit, limit * 9 // 10, limit * 8 // 10, Amount(used), Amount(leaving), free, floor)
 
 
 @dataclass

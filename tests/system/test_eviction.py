@@ -220,7 +220,9 @@ def test_pinned_version_and_one_in_use_stay_and_the_table_says_why(
         wait_until(is_told, SOON_S, "the open file being told")
         answer = json.loads(node.command("evict", "--need", "8GiB", "--json").stdout)
         assert verdicts(answer, "leaves") == {"v3": "stale"}
-        text = words(node.command("evict", "--need", "8GiB").stdout)
+        done = node.command("evict", "--need", "8GiB")
+        assert done.returncode == 1
+        text = words(done.stdout)
         assert re.search(r"photos/v1 [\d.]+ MiB 8d ago pinned until 2100-01-02 00:00", text), text
         assert re.search(r"photos/v2 [\d.]+ MiB now in use by \S+ since \d+m?s", text), text
         assert "cannot be had: the rest stays for the reasons above" in text

@@ -6,7 +6,7 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsfs.model.account import STEP, UNBOUNDED, Account, FileSystemRoom, Holder, Purse, Told
+from dsfs.model.account import STEP, UNBOUNDED, Account, FileSystemRoom, Holder, Purse, Statement
 from dsfs.model.allotment import Refusal
 from dsfs.model.retention import NOTHING, Amount
 
@@ -39,7 +39,7 @@ def test_floor_holds_for_bytes_and_inodes_with_what_others_may_still_write() -> 
 
 
 def test_what_was_not_used_goes_back() -> None:
-    account = EMPTY.grant(A, Amount(60, 1), 100, WIDE).tell(A, Told(spent=Amount(20, 1)))
+    account = EMPTY.grant(A, Amount(60, 1), 100, WIDE).tell(A, Statement(spent=Amount(20, 1)))
     assert account.total == account.used == Amount(20, 1)
     assert account.grants == ()
 
@@ -56,7 +56,7 @@ def test_dead_nodes_keep_their_grant_until_it_is_buried_and_counted_as_written_u
 
 def test_run_of_a_node_that_has_died_is_buried_by_the_next_one() -> None:
     account = EMPTY.grant(A, Amount(60, 1), 100, WIDE)
-    again = account.tell(Holder("a", "2"), Told())
+    again = account.tell(Holder("a", "2"), Statement())
     assert again.total == account.total
     assert again.left_to(A) == NOTHING
     assert again.end_count(1, Amount(7)).total == account.total + Amount(7), "it may have written what was not met"
@@ -71,37 +71,37 @@ def test_count_of_an_older_epoch_changes_nothing() -> None:
 def test_what_is_spent_while_somebody_counts_is_not_lost() -> None:
     account = EMPTY.grant(A, Amount(60, 1), 1000, WIDE).begin_count()
     left = account.left_to(A)
-    account = account.tell(A, Told(1, Amount(10), NOTHING, left - Amount(10)))
+    account = account.tell(A, Statement(1, Amount(10), NOTHING, left - Amount(10)))
     assert account.has_moved(frozenset("a"))
-    account = account.tell(A, Told(1, Amount(20), NOTHING, left - Amount(30)))
+    account = account.tell(A, Statement(1, Amount(20), NOTHING, left - Amount(30)))
     assert account.end_count(account.epoch, Amount(10)).used == Amount(30)
 
 
 def test_what_is_told_before_the_scan_begins_is_found_by_it_and_does_not_count_twice() -> None:
     account = EMPTY.grant(A, Amount(60, 1), 1000, WIDE).begin_count()
     left = account.left_to(A)
-    account = account.tell(A, Told(1, NOTHING, NOTHING, left))
-    account = account.tell(A, Told(1, Amount(20), NOTHING, left - Amount(20)))
+    account = account.tell(A, Statement(1, NOTHING, NOTHING, left))
+    account = account.tell(A, Statement(1, Amount(20), NOTHING, left - Amount(20)))
     assert account.begin_scan(account.epoch - 1) == account
     account = account.begin_scan(account.epoch)
     assert account.used == Amount(20)
-    account = account.tell(A, Told(1, Amount(5), NOTHING, left - Amount(25)))
+    account = account.tell(A, Statement(1, Amount(5), NOTHING, left - Amount(25)))
     assert account.end_count(account.epoch, Amount(20)).used == Amount(25)
 
 
 def test_what_was_removed_before_a_count_ended_is_not_taken_off_what_was_counted() -> None:
     account = replace(EMPTY, base=Amount(50)).begin_count().end_count(2, Amount(40))
-    assert account.tell(A, Told(counted=1, freed=Amount(10))).used == Amount(40)
-    assert account.tell(A, Told(counted=2, freed=Amount(10))).used == Amount(30)
+    assert account.tell(A, Statement(counted=1, freed=Amount(10))).used == Amount(40)
+    assert account.tell(A, Statement(counted=2, freed=Amount(10))).used == Amount(30)
     purse = Purse(freed=Amount(10), counted=1)
-    purse.was_told(Told(counted=1, freed=Amount(4)), A, account)
-    assert purse.to_tell() == Told(counted=2)
+    purse.was_told(Statement(counted=1, freed=Amount(4)), A, account)
+    assert purse.to_tell() == Statement(counted=2)
 
 
 def test_grant_that_is_not_known_any_more_is_void_but_for_what_is_being_written() -> None:
     purse = Purse()
     account = EMPTY.grant(A, Amount(80, 1), 100, WIDE)
-    purse.was_told(Told(), A, account)
+    purse.was_told(Statement(), A, account)
     assert purse.reserve(Amount(30))
     told = purse.to_tell()
     account = EMPTY.tell(A, told)
@@ -112,7 +112,7 @@ def test_grant_that_is_not_known_any_more_is_void_but_for_what_is_being_written(
 
 def test_more_than_was_reserved_is_told_all_the_same() -> None:
     purse = Purse()
-    purse.was_told(Told(), A, EMPTY.grant(A, Amount(10), 10, WIDE))
+    purse.was_told(Statement(), A, EMPTY.grant(A, Amount(10), 10, WIDE))
     assert purse.reserve(Amount(10))
     purse.settle(Amount(10), Amount(12, 1))
     assert purse.to_tell().spent == Amount(12, 1)

@@ -25,7 +25,7 @@ from dsfs.model.errors import (
     NotFoundError,
     UsageError,
 )
-from tests.unit.fake_daemon import EVENT, NOW_S, WARM, FakeDaemon
+from tests.unit.fake_daemon import EVENT, EVICTION, NOW_S, WARM, FakeDaemon
 
 
 @pytest.fixture
@@ -85,6 +85,14 @@ def test_drop_that_is_not_confirmed_drops_nothing(
         "speech/v1: 1.00 KiB are resident. Drop them? [y/N] dsfs: nothing was dropped\n"
     )
     assert [verb for verb, _ in daemon.asked] == ["status"]
+
+
+@pytest.mark.parametrize("missing", ["missing_bytes", "missing_inodes"])
+@pytest.mark.parametrize("how", [[], ["--dry-run"], ["--json"]])
+def test_need_that_cannot_be_met_is_exit_code_1(daemon: FakeDaemon, how: list[str], missing: str) -> None:
+    daemon.answers["evict"] = daemon.answers["evict_plan"] = {**EVICTION, missing: 7}
+    for code, more in ((1, ["--need", "1GiB"]), (0, [])):
+        assert cli.main(["evict", *how, *more, "--socket", str(daemon.path)]) == code
 
 
 def test_drop_without_a_terminal_wants_yes(

@@ -7,13 +7,13 @@ import pytest
 
 from dsfs.model.allotment import allotments
 from dsfs.model.eviction import Rule, Verdict, judge
-from dsfs.model.retention import ACTIVE_S, NOTHING, Amount, CachedSegment, CachedVersion, Retention, Room
+from dsfs.model.retention import ACTIVE_S, NOTHING, Amount, CachedSegment, CachedVersion, Capacity, Retention
 from tests.rig.cached import DAY_S, FOR_EVER_NS, HOUR_S, NOW_NS, WEEK, Segments, ago, key, room, single_bytes, version
 
 
 def judged(
     versions: Sequence[CachedVersion],
-    there: Room,
+    there: Capacity,
     *,
     segments: Segments | None = None,
     retention: Retention = WEEK,

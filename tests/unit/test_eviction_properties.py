@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from dsfs.model.allotment import allotments
 from dsfs.model.eviction import Rule, Verdict, judge
 from dsfs.model.nodes import VersionKey
-from dsfs.model.retention import NOTHING, Amount, CachedSegment, CachedVersion, Retention, Room
+from dsfs.model.retention import NOTHING, Amount, CachedSegment, CachedVersion, Capacity, Retention
 from tests.rig.cached import DAY_S, FOR_EVER_NS, NOW_NS, ago
 
 IDLE_S = (0.0, 300.0, 900.0, 3600.0, DAY_S, 2 * DAY_S, 6 * DAY_S, 8 * DAY_S, 30 * DAY_S)
@@ -23,7 +23,7 @@ class World:
 
     versions: tuple[CachedVersion, ...]
     segments: dict[VersionKey, tuple[CachedSegment, ...]]
-    room: Room
+    room: Capacity
     retentions: dict[str, Retention]
     need: Amount
 
@@ -78,7 +78,7 @@ def worlds(draw: st.DrawFn, *, is_shared: bool = True) -> World:
     limit = draw(st.integers(1, 150))
     high = draw(st.integers(1, limit))
     leaving = Amount(draw(st.integers(0, 10)), draw(st.integers(0, 10)))
-    room = Room(
+    room = Capacity(
         limit,
         high,
         draw(st.integers(0, high - 1)),

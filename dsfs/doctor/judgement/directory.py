@@ -87,7 +87,7 @@ def mode(bits: int) -> Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class Volume:
     """Bytes, but for `files`: inodes in all and free, 0 in all = no such limit."""
 
     total: int
@@ -99,7 +99,7 @@ class Room:
     free_files: int
 
 
-def room(held: Room) -> Finding:
+def room(held: Volume) -> Finding:
     measured = f"{format_size(held.free)} of {format_size(held.total)} free, limit {format_size(held.limit)}"
     if held.free == 0 and held.used * 100 < FULL_MEMBER_PCT * held.total:
         return fail(
@@ -118,7 +118,7 @@ def room(held: Room) -> Finding:
     return ok(measured)
 
 
-def inodes(held: Room) -> Finding:
+def inodes(held: Volume) -> Finding:
     if held.files == 0:
         return ok("no limit")
     needed = held.limit // SEGMENT_BYTES

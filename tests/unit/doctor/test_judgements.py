@@ -126,9 +126,9 @@ NFS: Table = [
 ]
 
 
-def room(**changes: int) -> directory.Room:
+def room(**changes: int) -> directory.Volume:
     values = {"total": 100 * GIB, "free": 50 * GIB, "limit": 80 * GIB, "floor": 5 * GIB, "used": 50 * GIB}
-    return directory.Room(**{**values, "files": 100_000, "free_files": 90_000, **changes})
+    return directory.Volume(**{**values, "files": 100_000, "free_files": 90_000, **changes})
 
 
 NAMES = directory.Names(link=0, again=errno.EEXIST, across=0, rename=0, rename_across=0)
