@@ -38,6 +38,7 @@ from dsfs.model.nodes import LEASE_S, VersionKey
 from dsfs.model.retention import NOTHING, Amount, CachedVersion
 from dsfs.model.share import Shares, shares_of
 from dsfs.model.standing import Standing, held_versions
+from dsfs.model.trashname import TrashedFile
 from dsfs.storage.bulletin import Bulletin
 from dsfs.storage.censusnotes import Notes
 from dsfs.storage.rangelock import CANNOT_LOCK
@@ -51,6 +52,7 @@ ROUND_S = 30.0
 LEARN_S = 5.0  # the same as long as not everything was seen: until then nothing leaves
 # In one round, so that the server has other work, too: as many renames as it does in some ten seconds.
 HIDDEN_AT_ONCE = 10_000
+MOST_FAULTS = 10  # segments of a version that cannot be hidden, one after the other: then the medium is at fault
 WHOLE = 0.99
 PATIENCE_S = LEASE_S  # with a node that has the turn and shows no life
 END_S = 2.0  # what giving up the turn may take
@@ -110,6 +112,7 @@ class Evictor:
         self._tolerance = Tolerance(log, "nothing can be evicted")
         self._whole: frozenset[VersionKey] | None = None  # versions of which all was there in the last round
         self._is_learning = False  # what lies in the backing directory
+        self._fault = ""  # why something cannot be hidden
         self._sign: tuple[int, float] | None = None  # of life of who has the turn, and since when it is that
         # Noted by the thread, told by the trio thread.
         self._left: deque[Verdict] = deque()
@@ -183,21 +186,30 @@ class Evictor:
         try:
             survey = self._surveyor.take(is_whole=False)
             left: list[Verdict] = []
-            trouble = ""
             try:
                 if survey.seen_since_ns is not None:
-                    left.extend(self._hidden(survey, NOTHING, HIDDEN_AT_ONCE))
-                    self._hide_waste(survey)
-            except OSError as exc:
-                trouble = f"not all that has to leave can be taken away: {exc}"
-                raise
+                    self._hide_all(survey, left)
             finally:  # what cannot be hidden keeps nothing from being deleted
                 self._note_whole(survey)
-                self._finish(survey, left, trouble)
+                self._finish(survey, left)
             self._is_learning = survey.seen_since_ns is None
         except BaseException:
             self._give_up_turn()  # what is wrong may be so here only: a local disk that is full
             raise
+
+    def _hide_all(self, survey: Survey, left: list[Verdict]) -> None:
+        """Hide what has to leave; what has `left` is in there also after an OSError."""
+        is_all = not self._surveyor.stuck
+        try:
+            left.extend(self._hidden(survey, NOTHING, HIDDEN_AT_ONCE))
+            self._hide_waste(survey)
+        except OSError as exc:
+            self._fault = f"not all that has to leave can be taken away: {exc}"
+            raise
+        if is_all:
+            self._fault = ""
+        if not left:
+            self._surveyor.stuck.clear()  # to be tried again
 
     def _note_whole(self, survey: Survey) -> None:
         """Versions of which all is there since the last round of this node.  Small files take less on some servers."""
@@ -222,19 +234,17 @@ class Evictor:
         kept = (replace(verdict, rule=Rule.OVERTAKEN, segments=()) for verdict in plan.leaves[len(left) :])
         return replace(plan, leaves=left, stays=(*plan.stays, *kept))
 
-    def _finish(self, survey: Survey, left: Iterable[Verdict], trouble: str = "") -> None:
-        """Delete what was hidden before, and tell all nodes what is there now that this has `left`, and what `trouble`
-        there was.
-        """
+    def _finish(self, survey: Survey, left: Iterable[Verdict]) -> None:
+        """Delete what was hidden before, and tell all nodes what is there now that this has `left`."""
         try:
             self._shares.place(shares_of(survey.versions, survey.allotted, survey.uses, survey.now_ns))
         finally:  # a medium that is full takes nothing, until something is deleted
             try:
                 self._sweeper.sweep(survey)
             finally:  # also what could not be deleted has left
-                self._place_standing(survey, left, trouble)
+                self._place_standing(survey, left)
 
-    def _place_standing(self, survey: Survey, left: Iterable[Verdict], trouble: str) -> None:
+    def _place_standing(self, survey: Survey, left: Iterable[Verdict]) -> None:
         gone: Counter[VersionKey] = Counter()
         for verdict in left:
             gone[verdict.key] += verdict.amount.size_bytes
@@ -245,7 +255,7 @@ class Evictor:
                 node,
                 survey.host(node),
                 survey.room.leaving.size_bytes + gone.total(),
-                trouble or self._sweeper.trouble or _of_unknown(survey),
+                self._fault or self._sweeper.trouble or _of_unknown(survey),
                 survey.seen_since_ns is not None,
                 held_versions(survey.versions, gone),
             )
@@ -264,31 +274,50 @@ class Evictor:
 
     def _hide(self, verdict: Verdict, left: int, now_ns: int, notes: Notes) -> Verdict:
         """No more than `left` segments of a version; what has left then."""
-        segments, hidden, count = verdict.segments[:left], NOTHING, 0
+        found: list[tuple[str, TrashedFile | None]] = []
         try:
-            for identity in segments:
-                trashed = self._trash.hide(identity, now_ns)
-                notes.hidden(identity, trashed)
-                hidden += trashed.taken if trashed is not None else NOTHING
-                count += 1
+            found.extend(self._hide_each(verdict.segments[:left], now_ns, notes))
         finally:
-            # With what lies beside the data, as the survey counts it, if it is all of it.
-            amount = verdict.amount if count == len(verdict.segments) else hidden
-            hid = replace(verdict, segments=segments[:count], amount=amount)
+            hidden = [trashed.taken for _, trashed in found if trashed is not None]
+            # With what lies beside the data, as the survey counts it, if it is all of it and was there yet.
+            amount = verdict.amount if len(hidden) == len(verdict.segments) else sum(hidden, NOTHING)
+            hid = replace(verdict, segments=tuple(identity for identity, _ in found), amount=amount)
             self._left.append(hid)
         log.info(
             "%s/%s: %d segments with %d bytes are evicted: %s",
-            *verdict.key[:2], len(segments), hidden.size_bytes, verdict.rule.value,
+            *verdict.key[:2], len(hidden), amount.size_bytes, verdict.rule.value,
         )  # fmt: skip
         return hid
+
+    def _hide_each(
+        self, segments: Iterable[str], now_ns: int, notes: Notes
+    ) -> Iterator[tuple[str, TrashedFile | None]]:
+        """Those that are hidden, and what they leave.
+
+        OSError, behind all others, if one cannot be: that is left alone until nothing else leaves.
+        """
+        faults: list[OSError] = []
+        for identity in segments:
+            try:
+                trashed = self._trash.hide(identity, now_ns)
+            except OSError as exc:
+                self._surveyor.stuck.add(identity)
+                faults.append(exc)
+                if len(faults) == MOST_FAULTS:
+                    break
+            else:
+                notes.hidden(identity, trashed)
+                yield identity, trashed
+        if faults:
+            raise faults[0]
 
     def _hide_waste(self, survey: Survey) -> None:
         """What belongs to nobody any more: segments of no generation, old generations without any of their own."""
         count = 0
         with self._surveyor.census.noting(survey.now_ns) as notes:
-            for orphan in islice(self._surveyor.census.orphans(), HIDDEN_AT_ONCE):
-                trashed = self._trash.hide(orphan.identity, survey.now_ns)
-                notes.hidden(orphan.identity, trashed)
+            found = (orphan.identity for orphan in self._surveyor.census.orphans())
+            orphans = islice((identity for identity in found if identity not in self._surveyor.stuck), HIDDEN_AT_ONCE)
+            for _, trashed in self._hide_each(orphans, survey.now_ns, notes):
                 count += trashed is not None
         if count:
             log.info("%d segments are taken away that belong to no version", count)

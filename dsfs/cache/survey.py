@@ -69,7 +69,7 @@ class Survey:
 
 
 class Surveyor:
-    """Looks at everything."""
+    """Looks at everything.  `stuck`: segments that could not be hidden; they count as open, so that others leave."""
 
     def __init__(
         self,
@@ -84,6 +84,7 @@ class Surveyor:
         self.census = census
         self.nodes = nodes
         self.limits = limits
+        self.stuck: set[str] = set()
         self._room = room
         self._uses = uses
         self._pins = pins
@@ -165,7 +166,7 @@ class Surveyor:
 
     def _segments_of(self, key: VersionKey, survey: Survey) -> Iterator[CachedSegment]:
         for held in self.census.segments_of(key):
-            is_open = survey.uses.is_open(held.identity, (key, *held.others))
+            is_open = held.identity in self.stuck or survey.uses.is_open(held.identity, (key, *held.others))
             yield CachedSegment(held.identity, held.size_bytes, held.inodes, held.filled_ns, is_open, held.others)
 
     def _room_now(self, account: Account) -> Capacity:

@@ -270,6 +270,42 @@ async def test_what_has_left_is_told_also_if_the_rest_cannot_be_hidden(
         assert len(told) == 1
 
 
+async def test_what_cannot_be_hidden_keeps_nothing_else_from_leaving_and_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with evicting(tmp_path, "v1", "v2", grace_s=3600) as (engine, found):
+        age(engine, "v1", 30)
+        age(engine, "v2", 20)
+        hide, ill = found.trash.hide, set[str]()
+
+        def refuse(identity: str, stamp_ns: int) -> TrashedFile | None:
+            if not ill:
+                ill.add(identity)
+            if identity in ill:
+                raise OSError(errno.EACCES, "Permission denied")
+            return hide(identity, stamp_ns)
+
+        monkeypatch.setattr(found.trash, "hide", refuse)
+        with pytest.raises(PermissionError):
+            found.evictor._round()
+        assert len(hidden(engine)) == 1  # of v1
+        found.evictor._round()
+        assert len(hidden(engine)) == 3
+        found.evictor._round()
+        assert len(hidden(engine)) == 3  # nothing else leaves any more
+        standing = found.evictor._standing.look()
+        assert standing is not None
+        assert standing.trouble.endswith("can be taken away: [Errno 13] Permission denied")
+        ill = {"nobody"}
+        found.evictor._round()
+        assert len(hidden(engine)) == 4
+        standing = found.evictor._standing.look()
+        assert standing is not None
+        assert standing.trouble == ""
+        told = sum(verdict.amount.size_bytes for verdict in found.evictor._left)
+        assert told == pytest.approx(2 * len(LARGE), rel=0.02)
+
+
 async def test_eviction_that_was_asked_for_hides_as_much_as_it_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
