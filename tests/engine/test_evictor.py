@@ -12,7 +12,6 @@ import trio.testing
 
 from dsfs.cache import evictor as evictor_module
 from dsfs.model.errors import BackingError
-from dsfs.model.event import Kind
 from dsfs.model.eviction import Rule
 from dsfs.model.nodes import ClockStep
 from dsfs.model.pin import Pin
@@ -293,44 +292,6 @@ async def test_round_for_which_another_node_does_not_leave_the_account_is_tried_
             other.end()
             await until(lambda: found.sweeper._count is not None, "a count that has begun")
             nursery.cancel_scope.cancel()
-
-
-async def test_as_long_as_not_everything_was_seen_rounds_follow_each_other_sooner(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(evictor_module, "LEARN_S", 0.01)
-    async with evicting(tmp_path, "v1") as (engine, found):
-        age(engine, "v1")
-        scan = found.census.scan
-        monkeypatch.setattr(found.census, "scan", lambda now_ns: scan(now_ns, 1))
-        monkeypatch.setattr(evictor_module, "ROUND_S", 0.01)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(found.evictor.serve)
-            await until(lambda: found.evictor.is_ours, "the first round")
-            monkeypatch.setattr(evictor_module, "ROUND_S", 3600.0)
-            await until(lambda: bool(hidden(engine)), "a round that has seen everything")
-            nursery.cancel_scope.cancel()
-
-
-async def test_version_that_becomes_whole_is_told_of_by_the_one_whose_turn_it_is(tmp_path: Path) -> None:
-    async with evicting(tmp_path, "v1", "v2", "v3") as (engine, found):
-        for version in ("v2", "v3"):
-            await engine.drop(version)
-        found.evictor._round()
-        await read(engine, "v2")
-        found.evictor._round()
-        found.evictor._tell()
-        told = [event.version for _, event in engine.events._waiting if event.kind == Kind.CACHED.value]
-        assert told == ["v2"]
-        found.evictor._give_up_turn()
-        other = Turn(engine.backing.turns / "evictor")
-        assert other.try_take()
-        found.evictor._round()
-        await read(engine, "v3")
-        other.end()
-        found.evictor._round()
-        assert found.evictor.is_ours
-        assert not found.evictor._become_whole
 
 
 async def test_directory_that_cannot_be_seen_is_an_error_and_nothing_leaves(

@@ -13,7 +13,6 @@ from dsfs.cache.sweep import COUNT_EVERY_S
 from dsfs.model.errors import BackingError
 from dsfs.model.event import Kind
 from dsfs.model.ledger import FIRST_WAIT_S
-from dsfs.model.pin import Pin
 from dsfs.model.retention import Amount
 from dsfs.model.trashname import TrashedFile
 from dsfs.storage.account import count
@@ -30,8 +29,6 @@ from tests.engine.evicting import (
     sample,
     short_beats,
 )
-from tests.engine.faults import Faults
-from tests.rig.smallfs import SmallFilesystem
 
 __all__ = ["short_beats"]
 
@@ -168,69 +165,6 @@ async def test_what_cannot_be_deleted_is_in_the_way_of_nothing_else(
         assert hidden(engine) == []
 
 
-@pytest.mark.parametrize("point", ["bulletin.place", "account.write"])
-async def test_medium_that_takes_nothing_gets_rid_of_what_was_taken_away(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str
-) -> None:
-    async with evicting(tmp_path, "v1", "v2") as (engine, found):
-        age(engine, "v1")
-        await found.evictor.evict(0)
-        assert len(hidden(engine)) == 2
-        found.sweeper._count = None  # one is to begin
-        found.clock_s += COUNT_EVERY_S
-        Faults(monkeypatch).fail(point, errno.ENOSPC, times=1000)
-        for _ in range(3):
-            found.beat()
-            with suppress(BackingError):
-                await found.evictor.evict(0)
-        assert hidden(engine) == []
-
-
-@pytest.mark.needs("mkfs.ext4")
-async def test_file_system_that_others_have_filled_to_the_last_byte_gets_room_again(tmp_path: Path) -> None:
-    with SmallFilesystem(tmp_path / "small", "ext4", 40 * MIB) as small:
-        settings = Settings(backing=small.path / "backing")
-        async with running(tmp_path, sample("v1", "v2"), settings) as engine:
-            for version in ("v1", "v2"):
-                await read(engine, version)
-            found = Evicting(engine, tmp_path)
-            found.beat()
-            age(engine, "v1")
-            for _ in range(2):
-                engine.segments.close_unused()
-            await until(lambda: not open_segments(engine), "what is not used being closed")
-            small.fill_to_the_last_block()
-            for _ in range(5):
-                found.beat()
-                with suppress(BackingError):
-                    await found.evictor.evict(0)
-            assert hidden(engine) == []
-            assert small.free_bytes >= len(LARGE)
-            assert len(present(engine)) == 4  # v2, with its checksums
-            await found.close()
-
-
-async def test_what_cannot_be_hidden_keeps_nothing_from_being_deleted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with evicting(tmp_path, "v1", "v2") as (engine, found):
-        age(engine, "v1")
-        age(engine, "v2")
-        found.pins.place(Pin("photos", "v2", 0, 0, "ann", "a", ""))
-        await found.evictor.evict(0)
-        assert len(hidden(engine)) == 2
-        found.pins.remove("photos", "v2")
-        Faults(monkeypatch).fail("trash.rename", errno.EACCES, times=1000)
-        for _ in range(4):
-            found.beat()
-            with suppress(PermissionError):
-                found.evictor._round()
-        assert hidden(engine) == []
-        standing = found.evictor._standing.look()
-        assert standing is not None
-        assert standing.trouble.endswith("can be taken away: [Errno 13] Permission denied")
-
-
 async def test_what_is_deleted_after_a_count_is_taken_off(tmp_path: Path) -> None:
     async with evicting(tmp_path, "v1", "v2") as (engine, found):
         age(engine, "v1")
@@ -268,42 +202,6 @@ async def test_what_has_left_is_told_also_if_the_rest_cannot_be_hidden(
         assert engine.index.get(left[0]) is None
         told = [event for _, event in engine.events._waiting if event.kind == Kind.EVICTED.value]
         assert len(told) == 1
-
-
-async def test_what_cannot_be_hidden_keeps_nothing_else_from_leaving_and_is_tried_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with evicting(tmp_path, "v1", "v2", grace_s=3600) as (engine, found):
-        age(engine, "v1", 30)
-        age(engine, "v2", 20)
-        hide, ill = found.trash.hide, set[str]()
-
-        def refuse(identity: str, stamp_ns: int) -> TrashedFile | None:
-            if not ill:
-                ill.add(identity)
-            if identity in ill:
-                raise OSError(errno.EACCES, "Permission denied")
-            return hide(identity, stamp_ns)
-
-        monkeypatch.setattr(found.trash, "hide", refuse)
-        with pytest.raises(PermissionError):
-            found.evictor._round()
-        assert len(hidden(engine)) == 1  # of v1
-        found.evictor._round()
-        assert len(hidden(engine)) == 3
-        found.evictor._round()
-        assert len(hidden(engine)) == 3  # nothing else leaves any more
-        standing = found.evictor._standing.look()
-        assert standing is not None
-        assert standing.trouble.endswith("can be taken away: [Errno 13] Permission denied")
-        ill = {"nobody"}
-        found.evictor._round()
-        assert len(hidden(engine)) == 4
-        standing = found.evictor._standing.look()
-        assert standing is not None
-        assert standing.trouble == ""
-        told = sum(verdict.amount.size_bytes for verdict in found.evictor._left)
-        assert told == pytest.approx(2 * len(LARGE), rel=0.02)
 
 
 async def test_eviction_that_was_asked_for_hides_as_much_as_it_says(
