@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import lmdb
+
 from dsfs.model.nodes import VersionKey
 from dsfs.model.retention import Amount
 from dsfs.model.trashname import TrashedFile, stamp_in
@@ -67,7 +69,10 @@ class Census:
         OSError if the backing directory is not at its place, or cannot be seen: then the answers are not to be used.
         BackingError if the local disk refuses.
         """
-        return self._scanner.scan(now_ns, most_entries)
+        try:
+            return self._scanner.scan(now_ns, most_entries)
+        except lmdb.Error as exc:
+            raise self._file.failed(exc) from exc
 
     @contextmanager
     def noting(self, now_ns: int) -> Iterator[Notes]:

@@ -46,6 +46,7 @@ log = logging.getLogger(__name__)
 
 FORMAT = b"dsfs census 1"
 MAP_SIZE = 64 * 1024**3  # only address space
+DAMAGED = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.PanicError, lmdb.BadTxnError)
 BATCH = 20_000  # segments written in one transaction: it keeps the pages that it changes in memory
 
 
@@ -194,7 +195,7 @@ class CensusFile:
                 change.end()
             reach("census.written")
         except lmdb.Error as exc:
-            raise BackingError(f"census {self._path}: {exc}") from exc
+            raise self.failed(exc) from exc
         with self._lock:
             for path, folder in change.folders.items():
                 if folder is None:
@@ -203,6 +204,12 @@ class CensusFile:
                     self.folders[path] = folder
             for number, generation in change.generations.items():
                 self._note(number, generation)
+
+    def failed(self, exc: lmdb.Error) -> BackingError:
+        """What that means; if the file is damaged, the next start makes it anew."""
+        if isinstance(exc, DAMAGED) and remove(self._path):
+            log.warning("census %s is damaged; it is made anew by the next start: %s", self._path, exc)
+        return BackingError(f"census {self._path}: {exc}")
 
     def _note(self, number: int, generation: Generation | None) -> None:
         """That is what the file says of it now; None: nothing."""

@@ -14,6 +14,8 @@ import pytest
 from dsfs.model.errors import BackingError
 from dsfs.model.retention import NOTHING
 from dsfs.storage import censusfile, censusnotes
+from dsfs.storage.censuschange import Change
+from dsfs.storage.censusfile import CensusFile
 from dsfs.storage.generations import CATALOG, SUMMARY
 from dsfs.storage.trash import Trash
 from tests.engine.stopping import DiedError, stopping_at
@@ -161,6 +163,28 @@ def test_generation_that_goes_and_stops_at_any_step_is_wholly_there_or_trash(
 
 
 # ---------------------------------------------------------------- trouble
+
+
+@pytest.mark.expects_log("is damaged; it is made anew by the next start")
+@pytest.mark.parametrize("where", ["segments_in", "put"])
+def test_census_that_proves_to_be_damaged_is_made_anew_by_the_next_start(
+    place: Place, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    for number in range(4):
+        place.seal(number)
+    place.scan()
+    place.seal(4)
+
+    def damaged(*args: object) -> None:
+        raise lmdb.CorruptedError("mdb_get: page 7")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(CensusFile if where == "segments_in" else Change, where, damaged)
+        with pytest.raises(BackingError, match=r"census\.mdb: mdb_get"):
+            place.scan()
+    place.reopen()
+    place.scan()
+    place.assert_right()
 
 
 def test_census_that_is_lost_is_made_anew(place: Place) -> None:
