@@ -142,7 +142,9 @@ class Scanner:
 
     def _read_segments(self, new: Folder, before: Folder, path: Path, *, is_full: bool) -> int:
         known = self._file.segments_in(bytes.fromhex(path.name))
-        found = read_folder(path, known, before.trash, self._fs, is_full=is_full)
+        found = read_folder(path, known, before.trash, self._fs, new.seen_ns, is_full=is_full)
+        if not found.is_settled:
+            new.mtime_ns = UNREAD
         new.size_bytes, new.inodes, new.trash = found.taken.size_bytes, found.taken.inodes, found.trash
         with self._file.change(new.seen_ns) as change:
             for identity, was, is_now in found.changes:

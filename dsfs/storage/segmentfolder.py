@@ -2,7 +2,8 @@
 
 Of a sealed segment that is known nothing is asked: it does not change, and if it was sealed anew, its bytes are the
 same.  That it was, which matters for when it was filled, the READDIR tells by another inode number, unless the old one
-is used again.  So a folder that has changed costs a READDIR and a look at what is new or being filled.
+is used again.  So a folder that has changed costs a READDIR and a look at what is new or being filled.  What was sealed
+a moment ago is looked at once more: some file systems (ZFS) tell what a file takes only seconds later.
 
 Concurrency: blocking calls; other nodes may rename and unlink meanwhile.
 """
@@ -22,24 +23,38 @@ from dsfs.storage.taken import room_of
 
 _IDENTITY = re.compile(f"[0-9a-f]{{{2 * IDENTITY_BYTES}}}")
 _SEALED = frozenset({"", "sum"})
+SETTLED_NS = 30 * 10**9  # so long after its last change a file takes what it will take
 
 Trashed = tuple[str, int, int]  # name, bytes, inodes
 
 
 @dataclass(slots=True)
 class Contents:
-    """`changes`: identity, what was known of it, and what is there; `taken`: all together, but for `trash`."""
+    """`changes`: identity, what was known of it, and what is there; `taken`: all together, but for `trash`.
+
+    `is_settled`: what was sealed takes what it will take.
+    """
 
     changes: list[tuple[bytes, SegmentEntry, SegmentEntry]] = field(default_factory=list)
     taken: Amount = NOTHING
     trash: list[Trashed] = field(default_factory=list)
     entries: int = 0
+    is_settled: bool = True
 
 
 def read_folder(
-    path: Path, known: Mapping[bytes, SegmentEntry], trash: Sequence[Trashed], fs: FileSystem, *, is_full: bool
+    path: Path,
+    known: Mapping[bytes, SegmentEntry],
+    trash: Sequence[Trashed],
+    fs: FileSystem,
+    now_ns: int,
+    *,
+    is_full: bool,
 ) -> Contents:
-    """What is there now; `known` and `trash` are what was there before.  `is_full`: each file is looked at again."""
+    """What is there now, at this time of the server; `known` and `trash` are what was there before.
+
+    `is_full`: each file is looked at again.
+    """
     found = Contents()
     known_trash = {} if is_full else {trashed[0]: trashed for trashed in trash}
     strays = room_of(os.lstat(path))
@@ -60,7 +75,9 @@ def read_folder(
         before = known.get(identity, NOTHING_THERE)
         after = before
         if is_full or not before.seal or files.keys() != _SEALED or files[""].inode() != before.seal:
-            after = _measured(files, path, fs)._replace(owners=before.owners)
+            is_again = files.keys() == _SEALED and bool(before.inodes) and not (before.seal or before.is_filling)
+            after = _measured(files, path, fs, now_ns, is_again=is_again)._replace(owners=before.owners)
+            found.is_settled &= bool(after.seal) or files.keys() != _SEALED
             if after != before:
                 found.changes.append((identity, before, after))
         size_bytes += after.size_bytes
@@ -83,29 +100,36 @@ def filling_now(path: Path, identity: bytes, before: SegmentEntry, fs: FileSyste
     return before._replace(data_bytes=room_of(found).size_bytes, filled_ns=found.st_mtime_ns)
 
 
-def _measured(files: Mapping[str, os.DirEntry[str]], folder: Path, fs: FileSystem) -> SegmentEntry:
+def _measured(
+    files: Mapping[str, os.DirEntry[str]], folder: Path, fs: FileSystem, now_ns: int, *, is_again: bool
+) -> SegmentEntry:
     data_bytes = beside_bytes = filled_ns = 0
+    is_settled = True
     inodes: set[int] = set()  # in the middle of a seal, one file has two names
-    for suffix, found in _looked_at(files, folder, fs):
+    for suffix, found in _looked_at(files, folder, fs, is_again=is_again):
         if found.st_ino in inodes:
             continue
         inodes.add(found.st_ino)
+        is_settled &= not 0 <= now_ns - found.st_ctime_ns < SETTLED_NS
         if suffix in ("", "part") and not data_bytes:
             data_bytes, filled_ns = room_of(found).size_bytes, found.st_mtime_ns
         else:
             beside_bytes += room_of(found).size_bytes
-    seal = files[""].inode() if files.keys() == _SEALED and len(inodes) == len(_SEALED) else 0
+    is_sealed = files.keys() == _SEALED and len(inodes) == len(_SEALED)
+    seal = files[""].inode() if is_sealed and is_settled else 0
     is_filling = bool(inodes) and "part" in files and "" not in files
     return SegmentEntry(data_bytes, beside_bytes, filled_ns, seal, len(inodes), is_filling)
 
 
 def _looked_at(
-    files: Mapping[str, os.DirEntry[str]], folder: Path, fs: FileSystem
+    files: Mapping[str, os.DirEntry[str]], folder: Path, fs: FileSystem, *, is_again: bool
 ) -> Iterator[tuple[str, os.stat_result]]:
     for suffix, entry in sorted(files.items(), key=lambda item: item[0]):
         try:
-            # What is written to by others the client may know as it was long ago.  It learns of a new name by asking.
-            found = lstat_anew(folder / entry.name, fs) if suffix == "part" else entry.stat(follow_symlinks=False)
+            # What is written to by others, or was looked at before, the client may know as it was long ago.  It learns
+            # of a new name by asking.
+            is_doubtful = is_again or suffix == "part"
+            found = lstat_anew(folder / entry.name, fs) if is_doubtful else entry.stat(follow_symlinks=False)
         except OSError as exc:
             if exc.errno not in GONE:
                 raise

@@ -12,8 +12,9 @@ import pytest
 
 from dsfs.model.objects import ObjectRef
 from dsfs.model.retention import Amount
-from dsfs.storage import censusscan
+from dsfs.storage import censusscan, segmentfolder
 from dsfs.storage.catalog_build import build_catalog
+from dsfs.storage.censusscan import SAFE_NS
 from dsfs.storage.filesystem import mtime_ns
 from dsfs.storage.generations import CATALOG, SEGMENTS, SUMMARY, GenerationStore
 from dsfs.storage.segmentlist import list_segments
@@ -84,6 +85,21 @@ def test_what_changes_a_moment_after_the_round_is_seen_by_the_next(place: Place)
     os.utime(folder, ns=(before.st_atime_ns, before.st_mtime_ns))
     place.scan()
     place.assert_right()
+
+
+def test_file_system_that_tells_only_later_what_a_file_takes_is_asked_again(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.place(A, [1])
+    place.scan()
+    place.seal(1, pages=9)
+    place.now_ns = os.stat(place.path(1)).st_ctime_ns + SAFE_NS
+    with monkeypatch.context() as patched:
+        patched.setattr(segmentfolder, "room_of", lambda found: Amount(512, 1))
+        place.scan(hours=0)
+    place.scan()
+    place.assert_right()
+    assert place.scan().read == 0
 
 
 def test_segment_that_grows_is_seen_although_its_folder_does_not_change(place: Place) -> None:
