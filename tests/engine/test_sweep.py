@@ -83,6 +83,12 @@ async def test_room_that_does_not_come_back_stops_deleting_after_a_part_of_the_l
         standing = found.evictor._standing.look()
         assert standing is not None
         assert standing.trouble == found.sweeper.trouble
+        other = Evicting(engine, tmp_path, limit_bytes=100 * MIB, name="other")
+        monkeypatch.setattr(engine.room, "there", lambda: there)
+        for _ in range(3):  # who takes over does not begin anew
+            await rounds(other, 1)
+        assert len(hidden(engine, at_least=MIB)) == 3
+        await other.close()
         found.clock_s += FIRST_WAIT_S
         for _ in range(3):
             await rounds(found, 1)
