@@ -113,6 +113,7 @@ class Evictor:
         self._whole: frozenset[VersionKey] | None = None  # versions of which all was there in the last round
         self._is_learning = False  # what lies in the backing directory
         self._fault = ""  # why something cannot be hidden
+        self._placed_ns = 0  # of the standing that was placed here
         self._sign: tuple[int, float] | None = None  # of life of who has the turn, and since when it is that
         # Noted by the thread, told by the trio thread.
         self._left: deque[Verdict] = deque()
@@ -237,6 +238,9 @@ class Evictor:
     def _finish(self, survey: Survey, left: Iterable[Verdict]) -> None:
         """Delete what was hidden before, and tell all nodes what is there now that this has `left`."""
         try:
+            standing = self._standing.look()
+            if standing is not None and standing.counted_ns != self._placed_ns:
+                self._sweeper.take_over(standing.owed_bytes)
             self._shares.place(shares_of(survey.versions, survey.allotted, survey.uses, survey.now_ns))
         finally:  # a medium that is full takes nothing, until something is deleted
             try:
@@ -249,12 +253,14 @@ class Evictor:
         for verdict in left:
             gone[verdict.key] += verdict.amount.size_bytes
         node = self._surveyor.nodes.node
+        self._placed_ns = survey.now_ns
         self._standing.place(
             Standing(
                 survey.now_ns,
                 node,
                 survey.host(node),
                 survey.room.leaving.size_bytes + gone.total(),
+                self._sweeper.owed_bytes,
                 self._fault or self._sweeper.trouble or _of_unknown(survey),
                 survey.seen_since_ns is not None,
                 held_versions(survey.versions, gone),

@@ -84,6 +84,15 @@ class Sweeper:
         finally:  # a medium that is full, or a node that stands still with the account, is no reason to delete nothing
             self._delete(survey)
 
+    def take_over(self, owed_bytes: int) -> None:
+        """Another node, or this one before it was started anew, has deleted until now, and so much is owed."""
+        self._ledger.take_over(owed_bytes)
+
+    @property
+    def owed_bytes(self) -> int:
+        """What was deleted and is not free yet."""
+        return self._ledger.owed_bytes
+
     @property
     def trouble(self) -> str:
         if self._owed_s is None or self._clock() - self._owed_s < LATE_S:

@@ -64,6 +64,11 @@ class Ledger:
         self.is_trying = self.owed_bytes > 0
         self._looked_s, self._looked_bytes, self._deleted_bytes = now_s, self.owed_bytes, 0
 
+    def take_over(self, owed_bytes: int) -> None:
+        """So much is owed to who has deleted until now."""
+        self.owed_bytes = self._looked_bytes = owed_bytes
+        self._deleted_bytes = 0
+
     def correct(self, difference_bytes: int) -> None:
         """So much more is used than was known, as a new count says: nobody has filled it since."""
         if self._used_bytes is not None:

@@ -36,13 +36,14 @@ class Standing:
     """As it was at `counted_ns`, by the server's clock; `node`, called `host`, did the round.
 
     `is_whole`: a version that is not named holds nothing.  `trouble`: why nothing leaves, or is deleted, "" while that
-    goes on.
+    goes on.  `owed_bytes`: of what was deleted, what is not free yet (model/ledger.py).
     """
 
     counted_ns: int
     node: str
     host: str
     leaving_bytes: int
+    owed_bytes: int
     trouble: str
     is_whole: bool
     versions: tuple[HeldVersion, ...]

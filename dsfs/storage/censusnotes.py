@@ -48,7 +48,7 @@ class Notes:
             self.write()
 
     def write(self) -> None:
-        """One transaction; nothing was noted then."""
+        """One transaction; then nothing waits to be noted."""
         if not self._count:
             return
         changed: dict[str, Folder] = {}

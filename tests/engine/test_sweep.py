@@ -2,6 +2,7 @@
 
 import errno
 import os
+import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from dsfs.cache import evictor as evictor_module
+from dsfs.cache import sweep as sweep_module
 from dsfs.cache.sweep import COUNT_EVERY_S
 from dsfs.model.errors import BackingError
 from dsfs.model.event import Kind
@@ -83,6 +85,12 @@ async def test_room_that_does_not_come_back_stops_deleting_after_a_part_of_the_l
         standing = found.evictor._standing.look()
         assert standing is not None
         assert standing.trouble == found.sweeper.trouble
+        other = Evicting(engine, tmp_path, limit_bytes=100 * MIB, name="other")
+        monkeypatch.setattr(engine.room, "there", lambda: there)
+        for _ in range(3):  # who takes over does not begin anew
+            await rounds(other, 1)
+        assert len(hidden(engine, at_least=MIB)) == 3
+        await other.close()
         found.clock_s += FIRST_WAIT_S
         for _ in range(3):
             await rounds(found, 1)
@@ -231,6 +239,20 @@ async def test_room_of_what_is_deleted_comes_back_though_this_node_had_it_open_a
         assert await engine.read(file) == LARGE + b"v2"
         engine.opener.release(file)
         await read(engine, "v1")
+
+
+async def test_what_is_due_is_deleted_no_faster_than_the_pace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep_module, "BURST", 1)
+    monkeypatch.setattr(sweep_module, "DELETED_PER_S", 20.0)
+    async with evicting(tmp_path, "v1", "v2") as (engine, found):
+        for version in ("v1", "v2"):
+            age(engine, version)
+        await found.evictor.evict(0)
+        assert len(hidden(engine)) == 4
+        began_s = time.monotonic()
+        await rounds(found)
+        assert hidden(engine) == []
+        assert time.monotonic() - began_s >= 3 / 20
 
 
 def open_segments(engine: Engine) -> list[str]:

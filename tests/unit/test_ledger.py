@@ -103,6 +103,15 @@ def test_what_others_write_stops_deleting_for_a_while_at_most() -> None:
     assert max(after - before for (before, _), (after, _) in itertools.pairwise(deleted)) < FIRST_WAIT_S
 
 
+def test_who_takes_over_goes_on_with_what_is_owed() -> None:
+    disk = Disk()
+    disk.ledger.take_over(BOUND)
+    assert disk.ledger.may_delete(LIMIT) == 0
+    assert disk.round(others=-2 * GIB) == BOUND - 2 * GIB
+    disk.ledger.take_over(BOUND)
+    assert {size for _, size in disk.delete(4 * FIRST_WAIT_S, keeps=True)} == {TRY}
+
+
 def test_what_is_larger_than_the_bound_can_go_while_little_is_owed_or_to_try() -> None:
     disk = Disk()
     assert disk.ledger.may_exceed(LIMIT)

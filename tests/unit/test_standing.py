@@ -36,7 +36,7 @@ def test_resident_bytes(knows: float, found: int | None, is_filled_since: bool, 
 
 
 def test_standing_survives_its_file() -> None:
-    standing = Standing(1, "01", "gpu1", 5, "trouble", True, (held(5), held(7)))
+    standing = Standing(1, "01", "gpu1", 5, 9, "trouble", True, (held(5), held(7)))
     assert standing_in(content_of(standing)) == standing
     with pytest.raises(ValueError, match="no JSON object"):
         standing_in(b"[]")
