@@ -113,7 +113,7 @@ class Evictor:
         self._whole: frozenset[VersionKey] | None = None  # versions of which all was there in the last round
         self._is_learning = False  # what lies in the backing directory
         self._fault = ""  # why something cannot be hidden
-        self._placed_ns = 0  # of the standing that was placed here
+        self._standing_ns = 0  # of the standing that was placed here last, or gone on from
         self._sign: tuple[int, float] | None = None  # of life of who has the turn, and since when it is that
         # Noted by the thread, told by the trio thread.
         self._left: deque[Verdict] = deque()
@@ -239,8 +239,9 @@ class Evictor:
         """Delete what was hidden before, and tell all nodes what is there now that this has `left`."""
         try:
             standing = self._standing.look()
-            if standing is not None and standing.counted_ns != self._placed_ns:
+            if standing is not None and standing.counted_ns != self._standing_ns:
                 self._sweeper.take_over(standing.owed_bytes)
+                self._standing_ns = standing.counted_ns
             self._shares.place(shares_of(survey.versions, survey.allotted, survey.uses, survey.now_ns))
         finally:  # a medium that is full takes nothing, until something is deleted
             try:
@@ -253,7 +254,6 @@ class Evictor:
         for verdict in left:
             gone[verdict.key] += verdict.amount.size_bytes
         node = self._surveyor.nodes.node
-        self._placed_ns = survey.now_ns
         self._standing.place(
             Standing(
                 survey.now_ns,
@@ -266,6 +266,7 @@ class Evictor:
                 held_versions(survey.versions, gone),
             )
         )
+        self._standing_ns = survey.now_ns
 
     def _hidden(self, survey: Survey, need: Amount, left: int) -> Iterator[Verdict]:
         """Hide what has to leave, one version after the other, and no more than `left` segments."""

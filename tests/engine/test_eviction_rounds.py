@@ -2,6 +2,7 @@
 
 import errno
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -158,3 +159,22 @@ async def test_what_cannot_be_hidden_keeps_nothing_else_from_leaving_and_is_trie
         assert standing.trouble == ""
         told = sum(verdict.amount.size_bytes for verdict in found.evictor._left)
         assert told == pytest.approx(2 * len(LARGE), rel=0.02)
+
+
+async def test_what_is_owed_is_known_also_where_it_cannot_be_written_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions = [f"v{number}" for number in range(4)]
+    async with evicting(tmp_path, *versions, limit_bytes=100 * MIB) as (engine, found):
+        there = engine.room.there()  # as a full file system with a snapshot says it
+        monkeypatch.setattr(engine.room, "there", lambda: replace(there, floor=there.free))
+        for version in versions:
+            age(engine, version)
+        await found.evictor.evict(0)
+        Faults(monkeypatch).fail("bulletin.place", errno.ENOSPC, times=1000)
+        for _ in range(8):
+            found.clock_s += 60
+            found.beat()
+            with suppress(BackingError):
+                await found.evictor.evict(0)
+        assert len(hidden(engine, at_least=MIB)) == 3  # one of them is larger than what may be owed
