@@ -167,7 +167,7 @@ class Surveyor:
     def _segments_of(self, key: VersionKey, survey: Survey) -> Iterator[CachedSegment]:
         for held in self.census.segments_of(key):
             is_open = held.identity in self.stuck or survey.uses.is_open(held.identity, (key, *held.others))
-            yield CachedSegment(held.identity, held.size_bytes, held.inodes, held.filled_ns, is_open, held.others)
+            yield CachedSegment(held.identity, held.size_bytes, held.inodes, held.used_ns, is_open, held.others)
 
     def _room_now(self, account: Account) -> Capacity:
         limits, there = self.limits, self._room.there()

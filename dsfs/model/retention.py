@@ -128,8 +128,8 @@ class CachedVersion:
 
 
 class CachedSegment(NamedTuple):
-    """One segment of a version.  `used_ns`: its last use as far as that is known (nodes tell of versions: the evictor
-    knows when it was filled).  `others`: the other versions that it is part of.  `is_open`: on any node.
+    """One segment of a version.  `used_ns`: its last use on any node, to the day.  `others`: the other versions that it
+    is part of.  `is_open`: on any node.
     """
 
     identity: str

@@ -43,12 +43,14 @@ class HeldGeneration:
 
 
 class HeldSegment(NamedTuple):
-    """A segment in the backing directory.  `filled_ns`: the last time; `others`: other generations that it is of."""
+    """A segment in the backing directory.  `used_ns`: when it was filled or, to the day, last used; `others`: other
+    generations that it is of.
+    """
 
     identity: str
     size_bytes: int
     inodes: int
-    filled_ns: int
+    used_ns: int
     others: tuple[VersionKey, ...]
 
 
@@ -131,7 +133,7 @@ class Census:
             return
         for identity, entry in self._file.held_of(number):
             others = tuple(self._keys_of(owner for owner in entry.owners if owner != number))
-            yield HeldSegment(identity.hex(), entry.size_bytes, entry.inodes, entry.filled_ns, others)
+            yield HeldSegment(identity.hex(), entry.size_bytes, entry.inodes, entry.used_ns, others)
 
     def has(self, identity: str) -> bool:
         """Whether something of the segment is there that was not taken away."""
@@ -145,7 +147,7 @@ class Census:
         return (key for number in numbers if (key := self._file.key_of(number)) is not None)
 
     def orphans(self) -> Iterator[HeldSegment]:
-        """Segments that no generation had while each was looked at, and for an hour before; not filled since."""
+        """Segments of no generation while each was looked at, and for an hour before; not filled or used since."""
         folders = self._file.all_folders()
         if any(folder.unknown for folder in folders):
             return
@@ -153,5 +155,5 @@ class Census:
         before_ns = seen_ns - round(ABANDONED_S * 1e9)
         old = (identity for identity, since_ns in self._file.orphans() if since_ns <= before_ns)
         for identity, entry in self._file.entries(old):
-            if entry.is_orphan and entry.filled_ns <= before_ns:
-                yield HeldSegment(identity.hex(), entry.size_bytes, entry.inodes, entry.filled_ns, ())
+            if entry.is_orphan and entry.used_ns <= before_ns:
+                yield HeldSegment(identity.hex(), entry.size_bytes, entry.inodes, entry.used_ns, ())

@@ -17,7 +17,7 @@ _TIME = struct.Struct("<q")
 
 
 class SegmentEntry(NamedTuple):
-    """What is known of a segment: bytes of its data and of what lies beside, the mtime of its data, all its inodes.
+    """What is known of a segment: bytes of its data and of what lies beside, the newest mtime of both, all its inodes.
 
     `seal`: inode of the data if it is sealed and nothing else lies beside: then it does not change any more; else 0.
     `owners`: the numbers of its generations.
@@ -25,7 +25,7 @@ class SegmentEntry(NamedTuple):
 
     data_bytes: int = 0
     beside_bytes: int = 0
-    filled_ns: int = 0
+    used_ns: int = 0
     seal: int = 0
     inodes: int = 0
     is_filling: bool = False

@@ -5,8 +5,10 @@ Concurrency: blocking; the segment's lock is held.
 
 import logging
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from dsfs.storage.blockmap import DamagedMapError
 from dsfs.storage.faultpoint import reach
@@ -17,6 +19,8 @@ from dsfs.storage.sealed import SealedFile, is_unchanged
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 2  # at opening files whose names other nodes may change
+# As fine as what leaves is chosen by (model/eviction.SAME_AGE_NS): a request for each segment and day, of all nodes.
+USE_TOLD_EVERY_S = 86_400
 
 
 def open_files(place: Place) -> SealedFile | Filling | None:
@@ -42,6 +46,7 @@ def _open_sealed(place: Place) -> SealedFile | Filling | None:
                 stamp = (place.blocks.size, header.inode, header.mtime_ns)
                 if is_unchanged(fd, stamp, place.fs):
                     used.append(True)
+                    _tell_use(beside(path, ".sum"))
                     return SealedFile(place.lock, fd, stamp, place.fs)
                 if not has_name(fd, place):
                     continue
@@ -58,6 +63,20 @@ def _open_sealed(place: Place) -> SealedFile | Filling | None:
                 remove_waste(path, "", ".sum")
                 return None
     return None
+
+
+def _tell_use(path: Path) -> None:
+    """The mtime of a segment's checksums tells all nodes, to the day, when it was last used on any.
+
+    What it is has just been learned with their open.  It is the server's; that this node's clock may differ matters
+    only where it is off by a day: then a use is told with each open.
+    """
+    try:
+        reach("segment.tell_use")
+        if abs(time.time() - os.stat(path).st_mtime) >= USE_TOLD_EVERY_S:
+            os.utime(path)
+    except OSError as exc:  # nothing is lost: it may leave sooner than it should
+        log.debug("use of %s cannot be told: %s", path.name, exc)
 
 
 def is_in_place(sealed: SealedFile, place: Place) -> bool:

@@ -2,8 +2,9 @@
 
 Of a sealed segment that is known nothing is asked: it does not change, and if it was sealed anew, its bytes are the
 same.  That it was, which matters for when it was filled, the READDIR tells by another inode number, unless the old one
-is used again.  So a folder that has changed costs a READDIR and a look at what is new or being filled.  What was sealed
-a moment ago is looked at once more: some file systems (ZFS) tell what a file takes only seconds later.
+is used again.  That it was used, which its checksums tell to the day (opening.py), is learned within a day.  So a
+folder that has changed costs a READDIR and a look at what is new or being filled.  What was sealed a moment ago is
+looked at once more: some file systems (ZFS) tell what a file takes only seconds later.
 
 Concurrency: blocking calls; other nodes may rename and unlink meanwhile.
 """
@@ -97,13 +98,13 @@ def filling_now(path: Path, identity: bytes, before: SegmentEntry, fs: FileSyste
         if exc.errno not in GONE:
             raise
         return None
-    return before._replace(data_bytes=room_of(found).size_bytes, filled_ns=found.st_mtime_ns)
+    return before._replace(data_bytes=room_of(found).size_bytes, used_ns=found.st_mtime_ns)
 
 
 def _measured(
     files: Mapping[str, os.DirEntry[str]], folder: Path, fs: FileSystem, now_ns: int, *, is_again: bool
 ) -> SegmentEntry:
-    data_bytes = beside_bytes = filled_ns = 0
+    data_bytes = beside_bytes = used_ns = 0
     is_settled = True
     inodes: set[int] = set()  # in the middle of a seal, one file has two names
     for suffix, found in _looked_at(files, folder, fs, is_again=is_again):
@@ -112,13 +113,14 @@ def _measured(
         inodes.add(found.st_ino)
         is_settled &= not 0 <= now_ns - found.st_ctime_ns < SETTLED_NS
         if suffix in ("", "part") and not data_bytes:
-            data_bytes, filled_ns = room_of(found).size_bytes, found.st_mtime_ns
+            data_bytes = room_of(found).size_bytes
         else:
             beside_bytes += room_of(found).size_bytes
+        used_ns = max(used_ns, found.st_mtime_ns)
     is_sealed = files.keys() == _SEALED and len(inodes) == len(_SEALED)
     seal = files[""].inode() if is_sealed and is_settled else 0
     is_filling = bool(inodes) and "part" in files and "" not in files
-    return SegmentEntry(data_bytes, beside_bytes, filled_ns, seal, len(inodes), is_filling)
+    return SegmentEntry(data_bytes, beside_bytes, used_ns, seal, len(inodes), is_filling)
 
 
 def _looked_at(

@@ -57,8 +57,8 @@ def test_generations_hold_what_is_there_of_their_segments(place: Place) -> None:
     assert list(place.census.segments_of(("photos", "v1", "dd" * 20))) == []
     catalog = place.backing.generations.joinpath(*A, CATALOG)
     assert first.placed_ns == catalog.stat().st_mtime_ns
-    part = place.path(6, ".part").stat()
-    assert {s.filled_ns for s in place.census.segments_of(B) if s.identity == identity(6)} == {part.st_mtime_ns}
+    filled_ns = max(place.path(6, suffix).stat().st_mtime_ns for suffix in (".part", ".map"))
+    assert {s.used_ns for s in place.census.segments_of(B) if s.identity == identity(6)} == {filled_ns}
 
 
 def test_quiet_round_reads_nothing(place: Place) -> None:
@@ -114,6 +114,18 @@ def test_segment_that_grows_is_seen_although_its_folder_does_not_change(place: P
     place.seal(1, pages=9)
     place.scan()
     place.assert_right()
+
+
+def test_segment_that_was_used_is_known_to_be_within_a_day(place: Place) -> None:
+    for number in (0, 5):
+        place.seal(number)
+    place.place(A, [0, 5])
+    place.scan()
+    used_ns = place.now_ns + SAFE_NS
+    os.utime(place.path(5, ".sum"), ns=(used_ns, used_ns))
+    place.scan(hours=25)
+    filled_ns = max(place.path(0, suffix).stat().st_mtime_ns for suffix in ("", ".sum"))
+    assert [segment.used_ns for segment in place.census.segments_of(A)] == [filled_ns, used_ns]
 
 
 def test_event_log_that_grows_is_seen_within_a_day(place: Place) -> None:

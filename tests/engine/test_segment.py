@@ -2,6 +2,7 @@
 
 import errno
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -11,7 +12,9 @@ import pytest
 from dsfs.model.blocks import pages
 from dsfs.model.errors import BlockLostError
 from dsfs.storage import faultpoint
+from dsfs.storage.opening import USE_TOLD_EVERY_S as DAY_S
 from dsfs.storage.segment import State
+from tests.engine.faults import Faults
 from tests.engine.segment_sample import TABLES, Sample, flip, medium, page_aligned
 
 changed = pytest.mark.expects_log("segment .* (was changed after|block .* is not what|was removed)")
@@ -88,6 +91,30 @@ def test_sealed_segment_is_trusted_after_a_restart(sample: Sample, monkeypatch: 
     file = sample.file()
     assert file.state is State.SEALED
     assert "segment.read" not in points  # nothing was read to find that out
+    assert file.read_sealed(1, 3000) == sample.content[1:3001]
+
+
+@pytest.mark.parametrize(("ago_s", "is_told"), [(3 * DAY_S, True), (60, False), (-3 * DAY_S, True)])
+def test_use_of_a_sealed_segment_is_told_to_the_day_by_the_mtime_of_its_checksums(
+    sample: Sample, ago_s: int, is_told: bool
+) -> None:
+    sample.sealed()
+    sample.close()
+    sums = sample.path.with_suffix(".sum")
+    before_ns = sums.stat().st_mtime_ns - ago_s * 10**9
+    os.utime(sums, ns=(before_ns, before_ns))
+    assert sample.file().state is State.SEALED
+    assert (sums.stat().st_mtime_ns != before_ns) == is_told
+    assert not is_told or abs(sums.stat().st_mtime - time.time()) < 60
+
+
+def test_use_that_cannot_be_told_is_no_fault(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
+    sample.sealed()
+    sample.close()
+    faults = Faults(monkeypatch)
+    faults.fail("segment.tell_use", errno.EROFS)
+    file = sample.file()
+    assert "segment.tell_use" in faults.reached
     assert file.read_sealed(1, 3000) == sample.content[1:3001]
 
 
