@@ -250,6 +250,17 @@ async def test_room_of_what_is_deleted_comes_back_though_this_node_had_it_open_a
         await read(engine, "v1")
 
 
+async def test_segment_is_closed_when_nobody_uses_it_also_if_there_was_no_room_for_all_of_it(tmp_path: Path) -> None:
+    async with running(tmp_path, sample("v1"), Settings(limit_bytes=5 * MIB)) as engine:
+        await read(engine, "v1")
+        assert engine.room.unfilled_bytes > 0
+        assert open_segments(engine)
+        for _ in range(2):
+            engine.segments.close_unused()
+        await until(lambda: not open_segments(engine), "what is not used being closed")
+        await read(engine, "v1")
+
+
 def open_segments(engine: Engine) -> list[str]:
     """What this process has open below segments/."""
     names = [os.readlink(path) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
