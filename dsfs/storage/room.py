@@ -132,7 +132,11 @@ class Room:
     def _take(self, wanted: Amount) -> None:
         """The next grant, and what is wanted out of it."""
         while True:
-            account, refusal = self._exchange(wanted)
+            try:
+                account, refusal = self._exchange(wanted)
+            except NoRoomError as exc:  # others are at it: who comes next is not to wait for them, too
+                with self._lock:
+                    raise self._refuse(wanted, exc) from None
             with self._lock:
                 if refusal is not None or not account.is_counted:
                     error = self._no_room(wanted, refusal)
@@ -144,14 +148,16 @@ class Room:
                     return
 
     def _no_room(self, wanted: Amount, refusal: Refusal | None) -> NoRoomError:
+        if refusal is None:
+            return self._refuse(wanted, NoRoomError("what is in the backing directory has to be counted first"))
+        return self._refuse(wanted, NoRoomError(WORDS[refusal], refusal.value))
+
+    def _refuse(self, wanted: Amount, error: NoRoomError) -> NoRoomError:
+        """Remember that there is not so much, and why."""
         if self._refused is None or self._refused.covers(wanted):
             self._refused = wanted
-        self._refused_until_s = self._clock() + self._believed_s
-        if refusal is None:
-            self._refusal = NoRoomError("what is in the backing directory has to be counted first")
-        else:
-            self._refusal = NoRoomError(WORDS[refusal], refusal.value)
-        return self._refusal
+        self._refused_until_s, self._refusal = self._clock() + self._believed_s, error
+        return error
 
     def settle(self, reserved: Amount, written: Amount = NOTHING) -> None:
         """So much of what was reserved was written, and the rest will not be; less than nothing: it was removed."""
