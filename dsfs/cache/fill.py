@@ -320,9 +320,9 @@ class Filler:
         self._is_dirty.set()
 
     def forget_idle(self, segment: ActiveSegment) -> None:
-        """Nobody has used the segment for a while: what can be read back need not be in memory."""
+        """Nobody has used the segment for a while: it need not be in memory, filled or not, or its files stay open."""
         for run in set(segment.runs.values()):
-            if run.filled and not run.users and self.memory.is_settled(run):
+            if not run.users and self.memory.is_settled(run):
                 self.memory.discard(run)
 
     def retire(self, segment: ActiveSegment) -> None:

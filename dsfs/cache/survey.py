@@ -35,16 +35,15 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """`used`: what lies there, without what nodes may fill yet of their grants.  `ahead`: what versions in use will
-    fill within the horizon.  `unknown`: nodes that may use anything.  `seen_since_ns`: all is seen as it was then or
-    later; None if something was not seen yet.
+    """`account`: that of room.  `ahead`: what versions in use will fill within the horizon.  `unknown`: nodes that may
+    use anything.  `seen_since_ns`: all is seen as it was then or later; None if something was not seen yet.
     """
 
     look: Look
     uses: Uses
     by_key: Mapping[VersionKey, CachedVersion]
     room: Capacity
-    used: Amount
+    account: Account
     allotted: Mapping[VersionKey, int]
     ahead: Amount
     unknown: frozenset[str]
@@ -122,7 +121,7 @@ class Surveyor:
         allotted = allotments(versions, room, self._retention_of, look.now_ns)
         ahead = Amount(foreseen(versions, allotted, uses.speeds(), self.limits.horizon_s))
         by_key = {version.key: version for version in versions}
-        return Survey(look, uses, by_key, room, account.used, allotted, ahead, uses.unknown, scan.since_ns)
+        return Survey(look, uses, by_key, room, account, allotted, ahead, uses.unknown, scan.since_ns)
 
     def _generation(self, held: HeldGeneration) -> CachedGeneration:
         placed_ns = self._past.time_ns(held.key, held.placed_ns)

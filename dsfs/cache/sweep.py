@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 DELETED_PER_S, BURST = 200.0, 500
 DELETED_AT_ONCE = 5_000  # in one round, which takes less than half a minute then
 COUNT_EVERY_S = 600.0
-ROUGH_PART = 256  # of the limit: a count that may be off by more is repeated at once
+ROUGH_PART = 256  # of the limit: where the account is off by more, it is counted at once
 # Owed for so long, what was deleted is not just late.
 LATE_S = 300.0
 
@@ -76,7 +76,7 @@ class Sweeper:
     def sweep(self, survey: Survey) -> None:
         """One round.  OSError, NoRoomError; what was done is done."""
         self._told.note(survey.look)
-        free, used = survey.room.free, survey.used
+        free, used = survey.room.free, survey.account.used
         self._ledger.note(self._clock(), free.size_bytes, used.size_bytes, self._deleted_bytes)
         self._deleted_bytes = 0
         try:
@@ -163,7 +163,7 @@ class Sweeper:
     def _recount(self, survey: Survey) -> None:
         account = self._room.account
         if self._count is None:
-            if self._counted_s is None or self._clock() - self._counted_s >= COUNT_EVERY_S:
+            if self._is_time_to_count(survey):
                 self._count = _Count(account.begin_count())
                 self._room.tell()  # this node moves at once
             return
@@ -187,6 +187,18 @@ class Sweeper:
             if known is not None:
                 self._ledger.correct((counted.used - known.used).size_bytes)
             self._room.tell()  # what is freed by who has not seen that it was counted anew is not taken off
-            # What was told meanwhile may have been found, too; and another node may have begun anew, and have died.
-            is_rough = counted.counted != self._count.epoch or counted.since.size_bytes * ROUGH_PART > self._limit_bytes
-            self._count, self._counted_s = None, None if is_rough else self._clock()
+            # Another node may have begun anew, and have died.
+            self._count, self._counted_s = None, self._clock() if counted.counted == epoch else None
+
+    def _is_time_to_count(self, survey: Survey) -> bool:
+        """Now and then, and at once when the account is far from what was seen just now.
+
+        It is too high when a fill was met by a count and told after that, or its file was taken away in the middle.
+        """
+        if self._counted_s is None or self._clock() - self._counted_s >= COUNT_EVERY_S:
+            return True
+        if survey.seen_since_ns is None:
+            return False
+        account, there = survey.account, self._census.total()
+        off_bytes = max((account.used - there).size_bytes, (there - account.total).size_bytes)
+        return off_bytes * ROUGH_PART > self._limit_bytes

@@ -4,8 +4,8 @@
     <backing>/turns/count      locked by who counts because nobody knows yet what is there
 
 Where the file system has no locks two changes at once may lose one of them: then a node has a grant that the others do
-not see, until the next count.  Who dies with the lock over NFSv3 keeps it until its node is back: after STUCK_S without
-a sign of life it is passed over.
+not see, until the next count.  Who stands still with the lock keeps it, and a dead node does over NFSv3: after STUCK_S
+without a sign of life the file is replaced by another one, with the same content and without a lock.
 
 Concurrency: blocking calls, safe to use from several threads at once; `_lock` lets one of them at the file.
 """
@@ -74,6 +74,7 @@ class SharedAccount:
         NoRoomError if it is not this node's turn soon enough.
         """
         with self._using(), self._turn():
+            began_s = self._clock()
             content = self._file.content()
             before = account_in(content or b"")
             if before is None and content:
@@ -81,6 +82,7 @@ class SharedAccount:
             account = change(before or self._begun())
             if account != before:
                 self._file.replace(account)
+            self._check_in_time(began_s)
         return account
 
     def close(self) -> None:
@@ -119,14 +121,16 @@ class SharedAccount:
                 self._file.unlock()
 
     def _wait(self) -> bool:
-        """Until this node has the lock; False if it is passed over, or there are no locks."""
+        """Until this node has the lock; False if there are no locks."""
         end_s = self._clock() + PATIENCE_S
         delay_s = LEAST_POLL_S
         while not self._has(self._file.try_lock):
             if self._clock() >= end_s:
-                if self._is_stuck():
-                    return False
-                raise NoRoomError("another node is at the account of room")
+                if not self._is_stuck():
+                    raise NoRoomError("another node is at the account of room")
+                self._file.renew()
+                self._stuck, end_s = None, self._clock() + PATIENCE_S
+                continue
             time.sleep(delay_s * (0.5 + random.random() / 2))
             delay_s = min(delay_s * 1.5, MOST_POLL_S)
         self._stuck = None
@@ -153,8 +157,13 @@ class SharedAccount:
             self._stuck = sign, now_s
         if now_s - self._stuck[1] < STUCK_S:
             return False
-        log.info("a node has locked the account of room for %.0f s, and is passed over", now_s - self._stuck[1])
+        log.info("a node has locked the account of room for %.0f s, and is left behind", now_s - self._stuck[1])
         return True
+
+    def _check_in_time(self, began_s: float) -> None:
+        """NoRoomError if this node has stood still for so long that the others have left it behind."""
+        if self._clock() - began_s > STUCK_S / 2 and not self._file.is_current():
+            raise NoRoomError("this node has stood still at the account of room")
 
     # ---------------------------------------------------------------- counting
 

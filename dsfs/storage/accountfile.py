@@ -5,6 +5,7 @@
 Over a network a node keeps it open for as long as it runs, and an exchange is a lock, a READ and a WRITE.  In its
 place, because an NFS server lends files to clients that open them: what was replaced each time it would have to take
 back each time, for which a client of NFSv3 waits 5 s, with the lock.  A write that was torn shows in the checksum.
+Only behind somebody who has the lock and does not go on it is replaced.
 
 Concurrency: blocking calls; the caller lets in one thread at a time.
 """
@@ -19,7 +20,7 @@ from dsfs.model.account import MOST_BYTES, Account
 from dsfs.model.blocks import pages
 from dsfs.model.document import decode, encode
 from dsfs.storage.faultpoint import reach
-from dsfs.storage.filesystem import GONE, FileSystem, attributes_of, refresh_names
+from dsfs.storage.filesystem import GONE, FileSystem, attributes_of, refresh_names, remove, replace_direct
 from dsfs.storage.rangelock import try_lock, unlock
 
 FORMAT = 1
@@ -64,6 +65,22 @@ class AccountFile:
     def sign_of_life(self) -> int:
         """Changes while those who have the lock do something."""
         return attributes_of(self._made(), anew=True).mtime_ns
+
+    def is_current(self) -> bool:
+        """Whether what this node has open is what the others find."""
+        return self._fd is not None and self._is_in_place(self._fd)
+
+    def renew(self) -> None:
+        """Put another file with the same content in its place.
+
+        So who has the old one locked, and may yet write to it, is left behind, and the next ones have a lock again.
+        """
+        if self.is_current():  # else another node has done it
+            if content := self.content():
+                replace_direct(self._path, content)
+            else:
+                remove(self._path)  # it was about to be made
+        self.close()
 
     def close(self) -> None:
         """Also the lock ends."""

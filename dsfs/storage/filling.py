@@ -3,6 +3,7 @@
 Concurrency: the segment's lock guards everything here but reads and writes of `data`.
 """
 
+import errno
 import logging
 import math
 import os
@@ -353,6 +354,10 @@ class Filling(OpenFiles):
         except FileExistsError:
             log.info("segment %s: another node sealed it first", self._path.name)
             return False
+        refresh_names(self._path.parent, self._fs)
+        if not is_there(beside(self._path, ".sum")):  # it was taken away between the check and the link (trash.py)
+            remove(self._path)
+            raise FileNotFoundError(errno.ENOENT, "taken away while it was sealed", str(self._path))
         return True
 
     def end_write(self) -> None:

@@ -47,6 +47,10 @@ class Trash:
             hidden = _hidden(beside(path, ".part"), stamp_ns)
         reach("trash.hidden")
         remove(beside(path, ".sum"))
+        refresh_names(path.parent, self._fs)
+        if is_there(path) and not is_there(beside(path, ".sum")):
+            # Sealed meanwhile, and without checksums now.  Who seals looks for them afterwards: one sees the other.
+            _hidden(path, stamp_ns + 1)
         return self._found(hidden, stamp_ns) if hidden is not None else None
 
     def hide_generation(self, key: VersionKey, stamp_ns: int) -> Amount:

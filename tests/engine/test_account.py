@@ -1,15 +1,17 @@
 """The account of room as a file that several nodes share: real processes that fill, die, and find it damaged."""
 
 import errno
+import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-from dsfs.model.account import Account, Holder, Statement
+from dsfs.model.account import UNBOUNDED, Account, FileSystemRoom, Holder, Statement
 from dsfs.model.errors import NoRoomError
 from dsfs.model.retention import NOTHING, Amount
 from dsfs.storage import account as account_file
@@ -19,12 +21,15 @@ from dsfs.storage.room import Room
 from dsfs.storage.turn import Turn
 from tests.engine.backing_sample import Clock, directory, room_of
 from tests.engine.faults import Faults
-from tests.rig.filler import FillingNode, allocated_below, fill_up
+from tests.rig.filler import HURRIED_S, FillingNode, allocated_below, fill_up
+from tests.rig.frozen import is_frozen
+from tests.rig.wait import wait_until
 
 ROOT = Path(__file__).parents[2]
 MIB = 1024 * 1024
 WAIT_S = 60
 LIMIT = 24 * MIB
+WIDE = FileSystemRoom(Amount(2**50, UNBOUNDED), NOTHING)
 
 
 def shared(path: Path, node: str = "a", clock: Clock | None = None) -> SharedAccount:
@@ -46,10 +51,13 @@ def looked(path: Path) -> Account:
 
 
 @contextmanager
-def filler(path: Path, node: str, *words: str) -> "Iterator[subprocess.Popen[str]]":
+def filler(
+    path: Path, node: str, *words: str, env: Mapping[str, str] | None = None
+) -> "Iterator[subprocess.Popen[str]]":
     """A process that fills as that node."""
     command = [sys.executable, "-m", "tests.rig.filler", str(path), node, str(LIMIT), *words]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+    environment = {**os.environ, **(env or {})}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield process
         finally:
@@ -205,8 +213,33 @@ def test_who_cannot_have_its_turn_in_time_fills_nothing_and_a_lock_of_the_dead_i
     with pytest.raises(NoRoomError):
         account.change(work)
     clock.now_s += STUCK_S
-    assert account.change(work).is_counted
+    for _ in range(2):
+        assert account.change(work).is_counted
     other.end()
+
+
+def test_node_that_is_frozen_with_the_lock_is_left_behind_and_takes_nothing_when_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(account_file, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(account_file, "STUCK_S", HURRIED_S)
+    with filler(tmp_path, "a", "hurried", env={"DSFS_FREEZE_AT": "account.write:2"}) as frozen:  # at its first grant
+        wait_until(lambda: is_frozen(frozen.pid), WAIT_S, "a node that stands still")
+        account, other = shared(tmp_path, "b"), Holder("b", "1")
+
+        def take(wanted: Amount) -> Account | None:
+            with suppress(NoRoomError):
+                return account.change(lambda found: found.grant(other, wanted, LIMIT, WIDE))
+            return None
+
+        wait_until(lambda: take(Amount(MIB)), WAIT_S, "the account of room")
+        granted = take(Amount(MIB))
+        assert granted is not None, "the next ones need not wait"
+        frozen.send_signal(signal.SIGCONT)
+        assert frozen.wait(WAIT_S) == 0
+    assert looked(tmp_path).left_to(other) == granted.left_to(other)
+    assert there(tmp_path).size_bytes + granted.left_to(other).size_bytes <= LIMIT
+    account.close()
 
 
 @pytest.mark.expects_log("has no locks")

@@ -31,6 +31,7 @@ from tests.engine.evicting import (
     sample,
     short_beats,
 )
+from tests.rig.filler import SEGMENT, FillingNode
 
 __all__ = ["short_beats"]
 
@@ -140,6 +141,29 @@ async def test_what_is_filled_while_a_count_is_under_way_counts_once_and_nothing
         assert 0 <= account.used.size_bytes - there.size_bytes < len(LARGE) // 2
         assert hidden(engine) == []
         await found.close()
+
+
+async def test_what_was_counted_twice_is_counted_again_at_once(tmp_path: Path) -> None:
+    limit_bytes = 64 * MIB
+    async with evicting(tmp_path, "v1", limit_bytes=limit_bytes) as (engine, found):
+        await rounds(found)
+        found.clock_s += COUNT_EVERY_S + 1
+        await rounds(found, 1)
+        other = FillingNode(engine.backing.path, "other", limit_bytes)
+        other.fill_segment()
+        await rounds(found, 1)  # the scan meets what the other one has not told yet
+        other.room.tell()
+        account, there = engine.room.account.look(), count(engine.backing.path)
+        assert account is not None
+        assert there is not None
+        assert account.counted == account.epoch
+        excess_bytes = account.used.size_bytes - there.size_bytes
+        assert excess_bytes >= SEGMENT.size
+        await rounds(found, 2)
+        account = engine.room.account.look()
+        assert account is not None
+        assert 0 <= account.used.size_bytes - there.size_bytes < SEGMENT.size // 10
+        other.account.close()
 
 
 async def test_what_cannot_be_deleted_is_in_the_way_of_nothing_else(
@@ -253,6 +277,17 @@ async def test_what_is_due_is_deleted_no_faster_than_the_pace(tmp_path: Path, mo
         await rounds(found)
         assert hidden(engine) == []
         assert time.monotonic() - began_s >= 3 / 20
+
+
+async def test_segment_is_closed_when_nobody_uses_it_also_if_there_was_no_room_for_all_of_it(tmp_path: Path) -> None:
+    async with running(tmp_path, sample("v1"), Settings(limit_bytes=5 * MIB)) as engine:
+        await read(engine, "v1")
+        assert engine.room.unfilled_bytes > 0
+        assert open_segments(engine)
+        for _ in range(2):
+            engine.segments.close_unused()
+        await until(lambda: not open_segments(engine), "what is not used being closed")
+        await read(engine, "v1")
 
 
 def open_segments(engine: Engine) -> list[str]:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import count
@@ -28,6 +29,7 @@ from tests.rig.segmentdir import age
 from tests.rig.smallfs import SmallFilesystem
 
 MIB = 1024 * 1024
+WAIT_S = 10
 STAMP_NS = 1_764_156_000_123_456_789
 FOLDER = f"segments/{IDENTITY[:2]}"
 SEALED = f"{IDENTITY}.trash-{STAMP_NS}"
@@ -224,6 +226,39 @@ def test_segment_that_is_taken_away_while_it_is_opened_is_a_miss_and_no_damage(
     file.open()
     assert file.state is (State.ABSENT if then == "hidden" else State.SEALED)
     sample.assert_right_or_lost(file)
+
+
+@pytest.mark.parametrize("first", ["the link", "the end of the checksums"])
+def test_segment_that_is_hidden_while_it_is_sealed_has_no_name_without_its_checksums(
+    backing: BackingDirectory, sample: Sample, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    """Nothing is logged at WARNING.  `first`: what comes first of those two, when the name of the filling has gone."""
+    file = sample.file()
+    sample.fill_missing(file)
+    is_renamed, is_sealed = threading.Event(), threading.Event()
+
+    def hide() -> None:
+        Trash(backing).hide(IDENTITY, STAMP_NS)
+        is_renamed.set()
+
+    def meet(point: str) -> None:
+        if point == "segment.sum_written":
+            hiding.start()
+            assert is_renamed.wait(WAIT_S)
+        elif point == "trash.hidden" and first == "the link":
+            is_renamed.set()
+            assert is_sealed.wait(WAIT_S)
+
+    hiding = threading.Thread(target=hide)
+    monkeypatch.setattr(faultpoint, "hook", meet)
+    file.seal()
+    is_sealed.set()
+    hiding.join(WAIT_S)
+    monkeypatch.undo()
+    assert not {"", ".sum"} & sample.names()
+    again = sample.file()
+    assert again.state is State.ABSENT
+    sample.complete(again)
 
 
 def test_what_two_evictors_delete_at_once_is_freed_once(

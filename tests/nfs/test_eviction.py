@@ -1,4 +1,4 @@
-"""Eviction on real NFS clients: an evictor that is killed, and a server's clock that is set."""
+"""Eviction on real NFS clients: an evictor that is killed, or frozen, and a server's clock that is set."""
 
 import os
 import signal
@@ -10,19 +10,24 @@ import pytest
 from dsfs.model.trashname import stamp_in
 from dsfs.model.versionname import name_of
 from tests.nfs.conftest import NewNode
-from tests.nfs.test_many_nodes import SETTINGS
+from tests.nfs.test_many_nodes import LONGEST_WAIT_S, SETTINGS
 from tests.nfs.test_nodes import open_files_seen_by
 from tests.nfs.test_one_node import digests_on, wait_for_files
+from tests.rig import hurried
+from tests.rig.frozen import is_frozen
 from tests.rig.lake import MIB, digest_file, make_lake
 from tests.rig.nfs.client import NfsClient
+from tests.rig.nfs.lookout import Lookout
 from tests.rig.nfs.rig import NfsRig
 from tests.rig.nfs.server import NfsServer
+from tests.rig.nfs.steadyreader import SteadyReader
 from tests.rig.node import Node
 from tests.rig.reading import SourceVersion
 from tests.rig.segmentdir import whole_segments
 from tests.rig.wait import wait_until
 
 WAIT_S = 60.0
+TIGHT = 16 * MIB  # not all that is filled here fits
 HOUR_S = 3600
 LONG_AGO_S = 30 * 86_400
 
@@ -72,10 +77,12 @@ def make_old(backing: Path, *versions: str) -> None:
             os.utime(path, ns=(at_ns, at_ns))
 
 
-def fill(node: Node, *versions: SourceVersion) -> None:
-    """Have these versions there, and in use by nobody."""
+def fill(node: Node, *versions: SourceVersion, listed: Sequence[SourceVersion] = ()) -> None:
+    """Have these versions there, and in use by nobody; of those that are `listed` only their catalogs."""
     client = node.start().machine
     assert isinstance(client, NfsClient)
+    for version in listed:
+        node.ask("ls", target=version.name)
     wanted: list[str] = []
     for version in versions:
         assert digests_on(client, version.tree(node.mountpoint)) == version.digests
@@ -96,10 +103,10 @@ def versions_there(backing: Path) -> set[str]:
     return found
 
 
-def start_hurried(node: Node) -> None:
+def start_hurried(node: Node, env: Mapping[str, str] | None = None) -> None:
     """With rounds every second, see tests/rig/hurried.py."""
-    node.module = "tests.rig.hurried"
-    node.start()
+    node.module = hurried.__name__
+    node.start(env=env)
 
 
 def wait_evicted(server: NfsServer, backing: Path, version: SourceVersion) -> None:
@@ -129,6 +136,45 @@ def test_another_node_evicts_when_the_one_whose_turn_it_was_is_killed(
     server.call(make_old, backing, third.name)  # which the other one does not look at for minutes
     evict(asked.start())  # without the turn
     assert server.call(versions_there, backing) == set()
+
+
+# In the middle of hiding a segment; and with the account of room locked, which nobody else can change then.
+@pytest.mark.parametrize("point", ["trash.rename", "account.write"])
+def test_evictor_that_is_frozen_holds_up_neither_readers_nor_eviction_and_does_no_harm_afterwards(
+    rig: NfsRig, server: NfsServer, new_node: NewNode, versions: list[SourceVersion], tmp_path: Path, point: str
+) -> None:
+    a, b, c = rig.clients[:3]
+    for client, nfs_version in ((a, "4.2"), (b, "3"), (c, "4.1")):
+        client.mount("large", nfs_version)
+    first, second, third = versions
+    tight = settings(TIGHT)
+    fill(new_node(c, settings=tight), first, second, listed=[third])
+    ill, *others = (new_node(client, settings=tight) for client in (a, b, c))
+    backing = ill.backing
+    server.call(make_old, backing, first.name)
+    start_hurried(ill, {"DSFS_FREEZE_AT": point})
+    wait_until(lambda: a.call(is_frozen, ill.pid), WAIT_S, "an evictor that stands still")
+    server.call(make_old, backing, second.name)
+    for node in others:
+        start_hurried(node)
+    with Lookout(server, backing, tmp_path / "stop") as lookout:
+        readers = [SteadyReader(node, tmp_path / str(number), third) for number, node in enumerate(others)]
+        for version in (first, second):
+            wait_evicted(server, backing, version)
+        wait_until(lambda: any(node.metric("dsfs_fill_bytes_total") for node in others), WAIT_S, "fills that go on")
+        for reader in readers:
+            reader.wait_rounds(1)
+        assert server.call(hidden_in, backing), "the frozen one may have it open"
+
+        assert ill.process is not None
+        ill.process.send_signal(signal.SIGCONT)
+        wait_until(lambda: not server.call(hidden_in, backing), WAIT_S, "what has left being deleted")
+        wait_until(lambda: server.call(versions_there, backing) == {third.name}, WAIT_S, "what is read being there")
+        seen = [reader.finish() for reader in readers]
+        assert digests_on(a, first.tree(ill.mountpoint)) == first.digests
+        assert lookout.finish().named_bytes <= TIGHT
+    assert not [wrong for each in seen for wrong in each.wrong]
+    assert max(each.longest_s for each in seen) < LONGEST_WAIT_S
 
 
 # ---------------------------------------------------------------- the server's clock

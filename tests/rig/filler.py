@@ -1,6 +1,8 @@
 """A node that does nothing but fill segments until there is no room, as a process or a function: for tests of room.
 
-    python -m tests.rig.filler FOLDER NODE LIMIT [stop]     "stop": with a grant, after the first segment, until killed
+    python -m tests.rig.filler FOLDER NODE LIMIT [stop | hurried]
+
+"stop": with a grant, after the first segment, until killed; "hurried": who stands still is left behind after a second.
 """
 
 import mmap
@@ -17,6 +19,7 @@ from crc32c import crc32c
 from dsfs.model.blocks import BLOCK, UniformBlocks
 from dsfs.model.errors import NoRoomError
 from dsfs.model.retention import NOTHING, Amount
+from dsfs.storage import account
 from dsfs.storage.account import SharedAccount
 from dsfs.storage.backing import BackingDirectory
 from dsfs.storage.filesystem import file_system_of
@@ -26,6 +29,7 @@ from dsfs.storage.segment import SegmentFile
 SEGMENT = UniformBlocks(6 * BLOCK + 5_000)
 WRITES = ((0, 3), (3, 6), (6, 7))  # blocks
 AGAIN_S = 1.2  # a refusal is believed for a second
+HURRIED_S = 1.0
 
 
 class FillingNode:
@@ -107,8 +111,10 @@ def most_seen(folder: Path, seconds: float) -> int:
 
 
 if __name__ == "__main__":
-    place, node_id, limit, *stop = sys.argv[1:]
-    if stop:
+    place, node_id, limit, *words = sys.argv[1:]
+    if "hurried" in words:
+        account.STUCK_S = HURRIED_S
+    if "stop" in words:
         started = FillingNode(Path(place), node_id, int(limit))
         started.fill_segment()
         print("filled", flush=True)

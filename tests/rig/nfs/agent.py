@@ -33,6 +33,9 @@ EXIT_NOT_STARTED = 127
 # What dsfs imports of others; nothing of dsfs itself, which looks at the environment while it is imported.
 LIBRARIES = ("boto3", "elftools.elf.elffile", "lmdb", "obstore.auth.boto3", "pyfuse3", "rich", "trio")
 
+# Who looks at these does so while it is loaded, and a task may have had that done in the agent.
+BEFORE_START = {"LD_PRELOAD", "DSFS_CRASH_AT", "DSFS_FREEZE_AT"}
+
 
 class Become(BaseException):
     """In a new process: it is to be the Python program `argv`."""
@@ -97,7 +100,7 @@ class Agent:
         if request["task"]:
             with contextlib.suppress(Exception):  # the process will fail on it, and tell
                 importlib.import_module(request["module"])  # here, so that it is there for the next one, too
-        is_program = request["argv"][:2] == [sys.executable, "-m"] and "LD_PRELOAD" not in environment
+        is_program = request["argv"][:2] == [sys.executable, "-m"] and BEFORE_START.isdisjoint(environment)
         if is_program:
             for library in LIBRARIES:
                 importlib.import_module(library)
@@ -177,4 +180,6 @@ if __name__ == "__main__":
         agent.close()
         sys.argv = program.argv
     random.seed()  # not what all others have
+    if not hasattr(sys.modules.get(sys.argv[0]), "__path__"):  # of a package it is another module that runs
+        sys.modules.pop(sys.argv[0], None)  # a task may have imported it
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
