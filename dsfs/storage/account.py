@@ -2,6 +2,7 @@
 
     <backing>/account          see accountfile.py; made anew, by counting what is there, if it is missing or damaged
     <backing>/turns/count      locked by who counts because nobody knows yet what is there
+    <backing>/turns/account    locked by who replaces the account file
 
 Where the file system has no locks two changes at once may lose one of them: then a node has a grant that the others do
 not see, until the next count.  Who stands still with the lock keeps it, and a dead node does over NFSv3: after STUCK_S
@@ -128,8 +129,8 @@ class SharedAccount:
             if self._clock() >= end_s:
                 if not self._is_stuck():
                     raise NoRoomError("another node is at the account of room")
-                self._file.renew()
-                self._stuck, end_s = None, self._clock() + PATIENCE_S
+                self._leave_behind()
+                end_s = self._clock() + PATIENCE_S
                 continue
             time.sleep(delay_s * (0.5 + random.random() / 2))
             delay_s = min(delay_s * 1.5, MOST_POLL_S)
@@ -159,6 +160,17 @@ class SharedAccount:
             return False
         log.info("a node has locked the account of room for %.0f s, and is left behind", now_s - self._stuck[1])
         return True
+
+    def _leave_behind(self) -> None:
+        """Have another file; one node at a time, or the second would take back what was changed behind the first."""
+        turn = Turn(self._path / "turns" / ACCOUNT)
+        try:
+            if not self._has(turn.try_take):
+                raise NoRoomError("another node is at the account of room")
+            self._file.renew()
+            self._stuck = None
+        finally:
+            turn.end()
 
     def _check_in_time(self, began_s: float) -> None:
         """NoRoomError if this node has stood still for so long that the others have left it behind."""

@@ -77,6 +77,7 @@ class AccountFile:
         """
         if self.is_current():  # else another node has done it
             if content := self.content():
+                reach("account.renew")
                 replace_direct(self._path, content)
             else:
                 remove(self._path)  # it was about to be made

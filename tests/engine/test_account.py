@@ -21,6 +21,7 @@ from dsfs.storage.room import Room
 from dsfs.storage.turn import Turn
 from tests.engine.backing_sample import Clock, directory, room_of
 from tests.engine.faults import Faults
+from tests.rig.background import in_background
 from tests.rig.filler import HURRIED_S, FillingNode, allocated_below, fill_up
 from tests.rig.frozen import is_frozen
 from tests.rig.wait import wait_until
@@ -240,6 +241,37 @@ def test_node_that_is_frozen_with_the_lock_is_left_behind_and_takes_nothing_when
     assert looked(tmp_path).left_to(other) == granted.left_to(other)
     assert there(tmp_path).size_bytes + granted.left_to(other).size_bytes <= LIMIT
     account.close()
+
+
+def test_two_nodes_that_leave_a_third_behind_at_once_lose_no_grant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(account_file, "PATIENCE_S", 0.0)
+    clock = Clock()
+    directory(tmp_path)
+    a, b = (shared(tmp_path, node, clock=clock) for node in "ab")
+    a.change(lambda found: found)
+    stuck = Turn(tmp_path / "account")
+    assert stuck.try_take()
+
+    def take(account: SharedAccount) -> Account:
+        return account.change(lambda found: found.grant(account.holder, Amount(MIB), LIMIT, WIDE))
+
+    for account in (a, b):
+        with pytest.raises(NoRoomError):
+            take(account)
+    clock.now_s += STUCK_S
+    gate = Faults(monkeypatch).hold("account.renew")
+    taken = in_background(lambda: take(a))
+    assert gate.reached.wait(WAIT_S)
+    with pytest.raises(NoRoomError):
+        take(b)
+    gate.open()
+    taken.result(WAIT_S)
+    both = take(b)
+    assert {grant.holder for grant in both.grants} == {a.holder, b.holder}
+    for closed in (stuck.end, a.close, b.close):
+        closed()
 
 
 @pytest.mark.expects_log("has no locks")
