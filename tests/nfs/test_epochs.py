@@ -120,6 +120,7 @@ def turn(readers: EpochReaders, nodes: Sequence[Node], *numbers: int) -> None:
     wait_until(has_worked, STEP_S, "something being filled, and deleted")
 
 
+@pytest.mark.time_limit(WHOLE_S + 60)
 def test_readers_of_twice_the_limit_have_right_bytes_and_never_more_lies_there(
     rig: NfsRig, server: NfsServer, new_node: NewNode, versions: list[SourceVersion], tmp_path: Path,
     record_property: Callable[[str, object], None],
