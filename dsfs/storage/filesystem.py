@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from dsfs.model.blocks import PAGE, pages
 from dsfs.storage.faultpoint import reach
@@ -177,14 +178,17 @@ def open_existing(path: Path, fs: FileSystem) -> int | None:
 
 def bytes_of(path: Path, most_bytes: int) -> bytes:
     """What the file holds, up to one byte more than it may."""
-    content = b""
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        while len(content) <= most_bytes and (more := os.read(fd, most_bytes + 1 - len(content))):
-            content += more
-    finally:
-        os.close(fd)
-    return content
+    with open_plain(path) as file:
+        return file.read(most_bytes + 1)
+
+
+def open_plain(path: Path) -> BinaryIO:
+    """The file, to be read; where something else was put in its place, nobody follows it, or waits for it."""
+    return open(path, "rb", opener=_open_plain)
+
+
+def _open_plain(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def link_open(fd: int, path: Path) -> None:
