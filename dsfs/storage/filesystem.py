@@ -23,6 +23,7 @@ from dsfs.storage.mounts import mount_of
 
 GONE = frozenset({errno.ENOENT, errno.ESTALE})  # the file is not there (any more): a miss, not a fault
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+SNAPSHOTS = ".snapshot"  # a folder in which a file server shows those of the folder it is in
 SECTOR = 512  # bytes: the unit in which room is told, whatever the file system's own
 NETWORK_KINDS = frozenset({"nfs", "nfs4", "cifs", "smb3", "ceph", "lustre", "gpfs", "9p"})
 
