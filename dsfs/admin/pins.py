@@ -12,6 +12,7 @@ from dsfs.admin.targets import VERSION, number_of, text_of
 from dsfs.cache.events import Events
 from dsfs.model.errors import NotFoundError, UsageError
 from dsfs.model.event import Kind
+from dsfs.model.moment import MOST_SECONDS
 from dsfs.model.pin import MOST_CHARACTERS, Pin, PinFile
 from dsfs.model.setting import nearest
 from dsfs.model.versionname import version_in
@@ -50,8 +51,10 @@ class PinVerbs:
             now_ns = self.nodes.now_ns()
             until_ns = now_ns + round(for_s * 1e9) if for_s is not None else round((until_s or 0) * 1e9)
             pin = Pin(*names, now_ns, until_ns, user, socket.gethostname(), note)
-            if until_s is not None and pin.is_over(now_ns):
+            if pin.is_over(now_ns):
                 raise UsageError("argument 'until': that is over already")
+            if until_ns >= MOST_SECONDS * 10**9:
+                raise UsageError("argument 'until': expected a time before 2242")
             self.pins.place(pin)
             return pin, now_ns
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from dsfs.model.errors import UsageError
+from dsfs.model.moment import MOST_SECONDS
 
 _MOST_BYTES = 2**63
-_MOST_SECONDS = 2**33  # in nanoseconds it is still a number that documents may hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ def number_of(args: dict[str, Any], name: str) -> float | None:
     value = args.get(name)
     if value is None:
         return None
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < _MOST_SECONDS:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < MOST_SECONDS:
         raise UsageError(f"argument {name!r} is no time between 1970 and 2242: {value!r}")
     return float(value)
 

@@ -18,10 +18,9 @@ from dsfs.doctor.judgement import directory as judge
 from dsfs.doctor.scratch import Scratch
 from dsfs.model.errors import BackingError
 from dsfs.storage.backing import FORMAT, MARK
+from dsfs.storage.filesystem import SNAPSHOTS
 from dsfs.storage.known import refuse_if_gone
 from dsfs.storage.mounts import mount_of
-
-SNAPSHOTS = ".snapshot"
 
 
 @dataclass(frozen=True)

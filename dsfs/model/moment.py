@@ -7,6 +7,7 @@ from functools import partial
 
 from dsfs.model.quantity import parse_duration
 
+MOST_SECONDS = 2**33  # in nanoseconds it is still a number that documents may hold
 EXPECTED_MOMENT = 'a date such as "2027-01-31", a date and time such as "2027-01-31 18:00", or a duration such as "30d"'
 
 
@@ -19,11 +20,17 @@ class Moment:
 
 
 def parse_moment(text: str, *, end_of_day: bool = False) -> Moment:
-    """What the text means in the time zone of this process, where it names none; ValueError if it means nothing.
+    """What the text means in the time zone of this process, where it names none.
 
-    A date alone is the beginning of that day, or its end.
+    A date alone is the beginning of that day, or its end.  ValueError if it means nothing, or is too far away.
     """
-    text = text.strip()
+    moment = _read(text.strip(), end_of_day=end_of_day)
+    if not 0 <= moment.seconds < MOST_SECONDS:
+        raise ValueError("expected a time between 1970 and 2242")
+    return moment
+
+
+def _read(text: str, *, end_of_day: bool) -> Moment:
     for read in (partial(_of_date, end_of_day=end_of_day), datetime.fromisoformat):
         try:
             return Moment(read(text).astimezone().timestamp(), is_relative=False)

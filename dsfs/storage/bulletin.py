@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 
 from dsfs.model import share, standing
 from dsfs.storage.faultpoint import reach
-from dsfs.storage.filesystem import GONE, FileSystem, mtime_ns, refresh_names, replace_direct
+from dsfs.storage.filesystem import GONE, FileSystem, bytes_of, mtime_ns, refresh_names, replace_direct
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -57,8 +57,7 @@ class Bulletin(Generic[T]):
         return self._said
 
     def _content(self) -> T | None:
-        with self._path.open("rb") as file:
-            content = file.read(self._most_bytes + 1)
+        content = bytes_of(self._path, self._most_bytes)
         try:
             return self._read(content)
         except ValueError as exc:

@@ -26,7 +26,7 @@ from dsfs.storage.backing import FOLDERS, REQUESTS, BackingDirectory
 from dsfs.storage.catalog_format import CatalogFileError
 from dsfs.storage.censusfile import CensusFile
 from dsfs.storage.censusrecords import NOTHING_THERE, UNREAD, Folder, Generation
-from dsfs.storage.filesystem import GONE, mtime_ns, refresh_names
+from dsfs.storage.filesystem import GONE, SNAPSHOTS, mtime_ns, refresh_names
 from dsfs.storage.generations import CATALOG, UNDESCRIBED, described, segments_of
 from dsfs.storage.segmentfolder import filling_now, read_folder
 from dsfs.storage.taken import room_below, room_of
@@ -225,7 +225,7 @@ class Scanner:
             entries += 1
             if not entry.is_dir(follow_symlinks=False):
                 taken += room_below(Path(entry.path))
-            elif not entry.name.startswith(".") and (new.path or entry.name in (*FOLDERS, REQUESTS)):
+            elif entry.name != SNAPSHOTS and (new.path or entry.name in (*FOLDERS, REQUESTS)):
                 children.add(f"{new.path}/{entry.name}" if new.path else entry.name)
         new.size_bytes, new.inodes = taken.size_bytes, taken.inodes
         known = self._children.setdefault(new.path, set())

@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from dsfs.model.blocks import PAGE, pages
 from dsfs.storage.faultpoint import reach
@@ -22,6 +23,7 @@ from dsfs.storage.mounts import mount_of
 
 GONE = frozenset({errno.ENOENT, errno.ESTALE})  # the file is not there (any more): a miss, not a fault
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+SNAPSHOTS = ".snapshot"  # a folder in which a file server shows those of the folder it is in
 SECTOR = 512  # bytes: the unit in which room is told, whatever the file system's own
 NETWORK_KINDS = frozenset({"nfs", "nfs4", "cifs", "smb3", "ceph", "lustre", "gpfs", "9p"})
 
@@ -177,14 +179,17 @@ def open_existing(path: Path, fs: FileSystem) -> int | None:
 
 def bytes_of(path: Path, most_bytes: int) -> bytes:
     """What the file holds, up to one byte more than it may."""
-    content = b""
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        while len(content) <= most_bytes and (more := os.read(fd, most_bytes + 1 - len(content))):
-            content += more
-    finally:
-        os.close(fd)
-    return content
+    with open_plain(path) as file:
+        return file.read(most_bytes + 1)
+
+
+def open_plain(path: Path) -> BinaryIO:
+    """The file, to be read; where something else was put in its place, nobody follows it, or waits for it."""
+    return open(path, "rb", opener=_open_plain)
+
+
+def _open_plain(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def link_open(fd: int, path: Path) -> None:

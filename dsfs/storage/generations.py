@@ -28,7 +28,15 @@ from dsfs.model.retention import Amount
 from dsfs.model.trashname import stamp_in
 from dsfs.storage.catalog_format import CatalogFileError
 from dsfs.storage.faultpoint import reach
-from dsfs.storage.filesystem import FileSystem, is_unfinished, refresh_names, remove, replace_file, unfinished
+from dsfs.storage.filesystem import (
+    SNAPSHOTS,
+    FileSystem,
+    is_unfinished,
+    refresh_names,
+    remove,
+    replace_file,
+    unfinished,
+)
 from dsfs.storage.leftovers import abandoned
 from dsfs.storage.segmentlist import SegmentList, list_segments
 
@@ -197,7 +205,7 @@ def _copy(placed: PlacedGeneration, folder: Path) -> PlacedGeneration:
 
 def _names(folder: Path) -> list[str]:
     try:
-        return [name for name in os.listdir(folder) if not name.startswith(".")]
+        return [name for name in os.listdir(folder) if name != SNAPSHOTS]  # others may be those of versions
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as exc:
@@ -219,7 +227,7 @@ def _remove(folder: Path, names: Iterable[str]) -> None:
 
 def _generations(folder: Path) -> Iterator[PlacedGeneration]:
     for name in _names(folder):
-        if ".new-" not in name and stamp_in(name) is None:
+        if not name.startswith(".") and ".new-" not in name and stamp_in(name) is None:
             try:
                 yield described(folder / name)
             except UNDESCRIBED as exc:

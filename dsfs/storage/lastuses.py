@@ -36,6 +36,7 @@ from dsfs.storage.filesystem import (
     attributes_of,
     is_unfinished,
     mtime_ns,
+    open_plain,
     refresh_names,
     remove,
     replace_direct,
@@ -73,7 +74,7 @@ class LastUses:
         reach("lastuses.touch")
         refresh_names(self._path, self._fs)  # another node may just have made it
         try:
-            with path.open("rb") as file:
+            with open_plain(path) as file:
                 idle_s = (now_ns - attributes_of(file.fileno(), anew=True).mtime_ns) / 1e9
                 counted = self._counted(file)  # of the same file, whatever has its name by now
         except FileNotFoundError:
@@ -136,7 +137,7 @@ class LastUses:
         """What the file says, or its name, which is believed first; None if it is no use file."""
         counted = None
         try:
-            with (self._path / name).open("rb") as file:
+            with open_plain(self._path / name) as file:
                 counted = self._counted(file)
         except OSError as exc:
             log.info("%s cannot be read: %s", self._path / name, exc.strerror)

@@ -16,7 +16,7 @@ from pathlib import Path
 from dsfs.model.errors import BackingError
 from dsfs.model.request import MAX_BYTES, WarmRequest, decode
 from dsfs.storage.faultpoint import reach
-from dsfs.storage.filesystem import GONE, FileSystem, is_unfinished, refresh_names, remove, replace_file
+from dsfs.storage.filesystem import GONE, FileSystem, is_unfinished, open_plain, refresh_names, remove, replace_file
 from dsfs.storage.leftovers import abandoned, server_now_ns
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class RequestFolder:
         found: dict[WarmRequest, int] = {}
         for name in self._names()[:MOST]:
             try:
-                with (self._path / name).open("rb") as file:
+                with open_plain(self._path / name) as file:
                     asked_ns = os.fstat(file.fileno()).st_mtime_ns
                     found[decode(file.read(MAX_BYTES + 1))] = asked_ns
             except OSError as exc:

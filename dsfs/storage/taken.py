@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from dsfs.model.retention import NOTHING, Amount
-from dsfs.storage.filesystem import SECTOR, allocated
+from dsfs.storage.filesystem import SECTOR, SNAPSHOTS, allocated
 
 
 def room_of(found: os.stat_result) -> Amount:
@@ -36,15 +36,17 @@ def room_below(path: Path) -> Amount:
 def names_below(folder: Path) -> Iterator[Path]:
     """Everything below the folder that takes room of its own.
 
-    A file comes once, also in the middle of its seal, when it has two names in its folder.  What begins with a dot
-    (.snapshot) is left out, but for files that an NFS client keeps for who has them open.
+    A file comes once, also in the middle of its seal, when it has two names in its folder.  Snapshots are left out, and
+    what begins with a dot in the folder itself, but for files that an NFS client keeps for who has them open; further
+    down it may be the name of a version.
     """
     waiting = [folder]
     while waiting:
         met: set[int] = set()
-        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(waiting.pop()) as entries:
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(inner := waiting.pop()) as entries:
             for entry in entries:
-                if (entry.name.startswith(".") and not entry.name.startswith(".nfs")) or entry.inode() in met:
+                is_hidden = inner == folder and entry.name.startswith(".") and not entry.name.startswith(".nfs")
+                if is_hidden or entry.name == SNAPSHOTS or entry.inode() in met:
                     continue
                 met.add(entry.inode())
                 path = Path(entry.path)

@@ -13,6 +13,7 @@ import pytest
 from dsfs.model.objects import ObjectRef
 from dsfs.model.retention import Amount
 from dsfs.storage import censusscan, segmentfolder
+from dsfs.storage.account import count
 from dsfs.storage.catalog_build import build_catalog
 from dsfs.storage.censusscan import SAFE_NS
 from dsfs.storage.filesystem import mtime_ns
@@ -59,6 +60,21 @@ def test_generations_hold_what_is_there_of_their_segments(place: Place) -> None:
     assert first.placed_ns == catalog.stat().st_mtime_ns
     filled_ns = max(place.path(6, suffix).stat().st_mtime_ns for suffix in (".part", ".map"))
     assert {s.used_ns for s in place.census.segments_of(B) if s.identity == identity(6)} == {filled_ns}
+
+
+def test_names_of_datasets_and_versions_may_begin_with_a_dot(place: Place) -> None:
+    """Their segments would be taken for orphans, and leave while they are read."""
+    keys = [(".photos", ".v1", "aa" * 20), (".photos", "v2", "bb" * 20), ("photos", ".nfs", "cc" * 20)]
+    for number, key in enumerate(keys):
+        place.seal(number)
+        place.place(key, [number])
+    assert place.store.datasets(shared=True) == [".photos", "photos"]
+    assert place.store.versions(".photos", shared=True) == [".v1", "v2"]
+    for _ in range(2):
+        place.scan()
+        place.assert_right()
+        assert {generation.key for generation in place.census.generations()} == set(keys)
+        assert count(place.backing.path) == place.census.total()
 
 
 def test_quiet_round_reads_nothing(place: Place) -> None:

@@ -2,9 +2,11 @@
 
 import errno
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import BinaryIO
 
 import pytest
 
@@ -12,7 +14,9 @@ from dsfs.model.document import encode
 from dsfs.model.lastuse import FORGOTTEN_AFTER_S, FORMAT, TOLD_EVERY_S, LastUse, VersionNames
 from dsfs.model.retention import ACTIVE_S
 from dsfs.model.reuse import HALF_LIFE_S
-from dsfs.storage.filesystem import file_system_of
+from dsfs.model.versionname import name_of
+from dsfs.storage import lastuses
+from dsfs.storage.filesystem import file_system_of, open_plain
 from dsfs.storage.lastuses import LastUses
 from tests.engine.faults import Faults
 
@@ -79,6 +83,24 @@ def test_damaged_content_matters_only_where_the_name_does_not_tell(uses: LastUse
         uses_of = {(use.dataset, use.version): use for use in fresh.all([V1, V2, LONG])}
         assert uses_of.keys() == {V1, LONG}
         assert uses_of[LONG].used_ns == fresh.of([LONG])[LONG]
+
+
+INSTEAD: dict[str, Callable[[Path], object]] = {
+    "a directory": Path.mkdir,
+    "a pipe": os.mkfifo,
+    "a link": lambda path: path.symlink_to("/dev/zero"),
+}
+
+
+@pytest.mark.parametrize("place_instead", INSTEAD.values(), ids=INSTEAD)
+def test_what_lies_in_place_of_a_file_holds_nobody_up(
+    uses: LastUses, place: Path, place_instead: Callable[[Path], object]
+) -> None:
+    uses.begin(*V1, 0)
+    place_instead(place / name_of(*V2))
+    assert {(use.dataset, use.version): use.uses for use in uses.all()} == {V1: 1.0, V2: 1.0}
+    with suppress(OSError):  # it is told, or said so at once
+        uses.begin(*V2, NOW_NS)
 
 
 def test_what_nobody_has_used_for_a_year_is_forgotten(uses: LastUses, place: Path) -> None:
@@ -186,13 +208,12 @@ def test_count_is_read_again_only_when_a_use_may_have_begun(
     told_at(place, NOW_NS)
     assert counts(uses) == 1
     opened: list[Path] = []
-    open_file = Path.open
 
-    def noted(path: Path, mode: str) -> IO[Any]:
+    def noted(path: Path) -> BinaryIO:
         opened.append(path)
-        return open_file(path, mode)
+        return open_plain(path)
 
-    monkeypatch.setattr(Path, "open", noted)
+    monkeypatch.setattr(lastuses, "open_plain", noted)
     for _ in range(5):  # told again and again while it is in use
         told_at(place, os.stat(place / "photos,v1").st_mtime_ns + round(TOLD_EVERY_S * 1e9))
         assert counts(uses) == 1

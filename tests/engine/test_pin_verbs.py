@@ -86,6 +86,10 @@ async def test_pin_lasts_until_the_server_s_clock_says_so(tmp_path: Path) -> Non
         assert (await verbs.pin({"target": "photos/v1", "until_s": until_s}))["until_s"] == pytest.approx(until_s)
         with pytest.raises(UsageError, match="that is over already"):
             await verbs.pin({"target": "photos/v1", "until_s": time.time() - DAY_S})
+        with pytest.raises(UsageError, match="that is over already"):
+            await verbs.pin({"target": "photos/v1", "for_s": 0})
+        with pytest.raises(UsageError, match="expected a time before 2242"):  # else nobody could read it again
+            await verbs.pin({"target": "photos/v1", "for_s": 90_000 * DAY_S})
         (pin,) = await listed(verbs)
         assert pin["until_s"] == pytest.approx(until_s)
 

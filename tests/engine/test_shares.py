@@ -4,6 +4,7 @@ import errno
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -226,3 +227,16 @@ async def test_status_and_why_tell_of_the_share(tmp_path: Path) -> None:
         held = 4 * MIB + await filled_bytes(engine)
         expected = {"allotted_bytes": 16 * MIB, "held_bytes": held, "is_full": True}
         assert await shares() == [expected] * 2
+
+
+@pytest.mark.parametrize("place_instead", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), Path.mkdir])
+def test_what_lies_in_place_of_the_file_holds_nobody_up(
+    tmp_path: Path, place_instead: Callable[[Path], object]
+) -> None:
+    path = tmp_path / "shares"
+    place_instead(path)
+    shares = shares_at(path, file_system_of(tmp_path))
+    with suppress(OSError):  # of one of them
+        assert shares.look() is None
+    with suppress(OSError):
+        shares.place(Shares(1, ()))

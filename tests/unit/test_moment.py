@@ -49,3 +49,9 @@ def test_duration_is_relative(text: str, seconds: float) -> None:
 def test_anything_else_is_refused_with_what_is_expected(text: str) -> None:
     with pytest.raises(ValueError, match='expected a date such as "2027-01-31"'):
         parse_moment(text, end_of_day=True)
+
+
+@pytest.mark.parametrize("text", ["1960-01-01", "9999-12-30", "99999d"])
+def test_what_no_pin_can_hold_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="expected a time between 1970 and 2242"):
+        parse_moment(text, end_of_day=True)
