@@ -75,12 +75,20 @@ def test_why_something_stays(found: dict[str, Any], shown: str) -> None:
 
 
 def test_what_was_done_and_what_cannot_be_had_is_said() -> None:
-    answer = answer_of(leaves=[leaving(Rule.LEAST_USED, GIB)], missing_bytes=2 * GIB, missing_inodes=7)
+    answer = answer_of(
+        wanted_bytes=3 * GIB, leaves=[leaving(Rule.LEAST_USED, GIB)], missing_bytes=2 * GIB, missing_inodes=7
+    )
     assert page_of(answer, is_done=True)[-3:] == [
         "1.00 GiB are hidden, and will be deleted once 10m are over and nobody has them open.",
         "2.00 GiB of what is wanted cannot be had: the rest stays for the reasons above.",
         "7 inodes are wanted and cannot be had.",
     ]
+
+
+def test_where_nothing_was_asked_for_there_may_be_too_much_all_the_same() -> None:
+    lines = page_of(answer_of(used_bytes=250 * GIB, missing_bytes=160 * GIB))
+    assert lines[0] == "used        250 GiB of 100 GiB (above the limit)"
+    assert lines[-1] == "160 GiB too much stays, for the reasons above."
 
 
 @pytest.mark.parametrize(("is_done", "said"), [(True, "Nothing leaves."), (False, "Nothing would leave.")])
