@@ -14,7 +14,8 @@ NOW_S = 1_800_000_000.0
 def verdict(rule: Rule, size_bytes: int, version: str = "v1", **more: Any) -> dict[str, Any]:
     return {
         "dataset": "speech", "version": version, "generation": "0123456789abcdef", "rule": rule.name.lower(),
-        "why": rule.value, "bytes": size_bytes, "inodes": 4, "last_used_ago_s": 9 * 86_400.0, **more,
+        "why": rule.value, "bytes": size_bytes, "inodes": 4, "last_used_ago_s": 9 * 86_400.0,
+        "is_current": rule is not Rule.SUPERSEDED, **more,
     }  # fmt: skip
 
 
@@ -72,6 +73,11 @@ def test_what_would_leave_comes_first_in_its_order() -> None:
 def test_why_something_stays(found: dict[str, Any], shown: str) -> None:
     row = page_of(answer_of(stays=[found]))[4]
     assert row.partition("ago  ")[2].startswith(shown)
+
+
+def test_generation_that_is_not_the_current_one_is_told_from_that() -> None:
+    lines = page_of(answer_of(stays=[staying(Rule.IN_USE, GIB), staying(Rule.IN_USE, GIB, is_current=False)]))
+    assert [line.split("  ")[0] for line in lines[4:6]] == ["speech/v1", "speech/v1 (generation 0123456789ab)"]
 
 
 def test_what_was_done_and_what_cannot_be_had_is_said() -> None:
