@@ -76,6 +76,7 @@ def _named(verdict: Verdict, plan: Plan) -> Answer:
         "dataset": dataset,
         "version": version,
         "generation": generation,
+        "is_current": plan.survey.by_key[verdict.key].is_current,
         "rule": verdict.rule.name.lower(),
         "why": verdict.rule.value,
         "bytes": verdict.amount.size_bytes,

@@ -13,7 +13,8 @@ def eviction_lines(answer: Answer) -> Iterator[str]:
     """How much room there is, and how much is wanted."""
     used, limit = answer["used_bytes"], answer["limit_bytes"]
     leaving = f", {format_size(answer['leaving_bytes'])} of that leaving" if answer["leaving_bytes"] else ""
-    yield f"used        {format_size(used)} of {format_size(limit)} ({format_pct(used, limit)}){leaving}"
+    part = format_pct(used, limit) if used <= limit else "above the limit"
+    yield f"used        {format_size(used)} of {format_size(limit)} ({part}){leaving}"
     yield f"watermarks  {format_size(answer['high_bytes'])} and {format_size(answer['low_bytes'])}"
     if answer["wanted_bytes"]:
         yield f"wanted      {format_size(answer['wanted_bytes'])} more"
@@ -41,15 +42,15 @@ def eviction_summary(answer: Answer, *, is_done: bool) -> Iterator[str]:
     else:
         yield f"{format_size(freed)} would leave: hidden at once, deleted after {grace}."
     if answer["missing_bytes"]:
-        missing = format_size(answer["missing_bytes"])
-        yield f"{missing} of what is wanted cannot be had: the rest stays for the reasons above."
+        what = "of what is wanted cannot be had: the rest stays" if answer["wanted_bytes"] else "too much stays,"
+        yield f"{format_size(answer['missing_bytes'])} {what} for the reasons above."
     if answer["missing_inodes"]:
         yield f"{answer['missing_inodes']:,} inodes are wanted and cannot be had."
 
 
 def _name(verdict: Answer) -> str:
     name = f"{verdict['dataset']}/{verdict['version']}"
-    return f"{name} (generation {verdict['generation'][:12]})" if verdict["rule"] == "superseded" else name
+    return f"{name} (generation {verdict['generation'][:12]})" if not verdict["is_current"] else name
 
 
 def _last_used(verdict: Answer) -> str:

@@ -14,7 +14,8 @@ NOW_S = 1_800_000_000.0
 def verdict(rule: Rule, size_bytes: int, version: str = "v1", **more: Any) -> dict[str, Any]:
     return {
         "dataset": "speech", "version": version, "generation": "0123456789abcdef", "rule": rule.name.lower(),
-        "why": rule.value, "bytes": size_bytes, "inodes": 4, "last_used_ago_s": 9 * 86_400.0, **more,
+        "why": rule.value, "bytes": size_bytes, "inodes": 4, "last_used_ago_s": 9 * 86_400.0,
+        "is_current": rule is not Rule.SUPERSEDED, **more,
     }  # fmt: skip
 
 
@@ -74,13 +75,26 @@ def test_why_something_stays(found: dict[str, Any], shown: str) -> None:
     assert row.partition("ago  ")[2].startswith(shown)
 
 
+def test_generation_that_is_not_the_current_one_is_told_from_that() -> None:
+    lines = page_of(answer_of(stays=[staying(Rule.IN_USE, GIB), staying(Rule.IN_USE, GIB, is_current=False)]))
+    assert [line.split("  ")[0] for line in lines[4:6]] == ["speech/v1", "speech/v1 (generation 0123456789ab)"]
+
+
 def test_what_was_done_and_what_cannot_be_had_is_said() -> None:
-    answer = answer_of(leaves=[leaving(Rule.LEAST_USED, GIB)], missing_bytes=2 * GIB, missing_inodes=7)
+    answer = answer_of(
+        wanted_bytes=3 * GIB, leaves=[leaving(Rule.LEAST_USED, GIB)], missing_bytes=2 * GIB, missing_inodes=7
+    )
     assert page_of(answer, is_done=True)[-3:] == [
         "1.00 GiB are hidden, and will be deleted once 10m are over and nobody has them open.",
         "2.00 GiB of what is wanted cannot be had: the rest stays for the reasons above.",
         "7 inodes are wanted and cannot be had.",
     ]
+
+
+def test_where_nothing_was_asked_for_there_may_be_too_much_all_the_same() -> None:
+    lines = page_of(answer_of(used_bytes=250 * GIB, missing_bytes=160 * GIB))
+    assert lines[0] == "used        250 GiB of 100 GiB (above the limit)"
+    assert lines[-1] == "160 GiB too much stays, for the reasons above."
 
 
 @pytest.mark.parametrize(("is_done", "said"), [(True, "Nothing leaves."), (False, "Nothing would leave.")])
