@@ -141,6 +141,11 @@ class Evictor:
             async with self._lock:
                 await self._in_thread(self._turn.end)
 
+    def close(self) -> None:
+        """Behind everything else.  Where a thread is inside, the end of the process closes what it works with."""
+        if not self._limiter.borrowed_tokens:
+            self._surveyor.census.close()
+
     async def plan(self, need_bytes: int) -> Plan:
         """What would leave so that there is room for so much; BackingError if that cannot be known now."""
         return await self._asked(partial(self._planned, Amount(need_bytes)))
