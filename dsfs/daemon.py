@@ -136,6 +136,7 @@ class Daemon:
         # Else a thread is inside, and the end of the process closes the files.
         if is_drained and self.parts.filler.is_idle:
             within(CLOSE_S, self._close_segments)
+        self.parts.evictor.close()
         self.parts.library.close()
         if not self.parts.recovery.is_inside:  # else its thread goes on, and the next start rebuilds anew
             self.index.close(clean=is_drained and not self.backing.was_away)

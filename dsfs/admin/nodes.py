@@ -1,6 +1,7 @@
 """What `dsfs status --nodes` answers: every node as this one sees it, and which versions are in use by whom."""
 
 import socket
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
@@ -52,21 +53,27 @@ class Neighbours:
         }
 
     async def users(self, version: Version) -> list[str]:
-        """Which nodes have files of the version open, or may have, each with how many, for people.
+        """Which nodes have files of the version open, or warm it, or may do so, each with what it does, for people.
 
         This node is asked itself, the others said it some seconds ago.  BackingError if they cannot be seen.
         """
         look = await self._look()
         uses, this = look.uses(), self.heartbeat.nodes.node
-        open_files = {this: sum(generation.open_files for generation in version.generations)}
+        open_files = Counter({this: sum(generation.open_files for generation in version.generations)})
+        warming = {this} if any(generation.warms for generation in version.generations) else set()
         for key, by_node in uses.versions.items():
             if key[:2] == (version.dataset.name, version.name):
                 for node, told in by_node.items():
                     if node != this:
-                        open_files[node] = open_files.get(node, 0) + told.open_files
+                        open_files[node] += told.open_files
+                        if told.is_warmed:
+                            warming.add(node)
         hosts = {sighting.node: sighting.usage.host.name for sighting in look.sightings if sighting.usage is not None}
         hosts[this] = socket.gethostname()
-        known = [f"{hosts[node]} ({_files(count)} open)" for node, count in sorted(open_files.items()) if count]
+        known = [
+            f"{hosts[node]} ({_use(open_files[node], is_warming=node in warming)})"
+            for node in sorted(warming.union(+open_files))
+        ]
         unknown = [f"{hosts.get(node, node)} (what it uses is not known)" for node in sorted(uses.unknown - {this})]
         return known + unknown
 
@@ -77,5 +84,6 @@ class Neighbours:
             raise BackingError(f"the nodes cannot be seen: {exc.strerror}") from exc
 
 
-def _files(count: int) -> str:
-    return "1 file" if count == 1 else f"{count:,} files"
+def _use(open_files: int, *, is_warming: bool) -> str:
+    files = "1 file open" if open_files == 1 else f"{open_files:,} files open"
+    return ", ".join([files] * (open_files > 0) + ["warming it"] * is_warming)

@@ -18,7 +18,7 @@ def add_removals(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> N
     drop.add_argument("target", metavar="NAME/VERSION", help="or a path of the mount")
     drop.add_argument("--yes", action="store_true", help="do not ask")
     drop.add_argument(
-        "--force", action="store_true", help="also if files of it are open; their readers go on from the origin"
+        "--force", action="store_true", help="also if it is in use: readers go on from the origin, a warm fetches anew"
     )
     evict = add_command(
         commands, "evict", _evict, "make room as the policy says, and show what leaves, what stays, and why", parents

@@ -67,7 +67,7 @@ class Verbs:
         return {"text": self.metrics.text()}
 
     async def drop(self, args: dict[str, Any]) -> Answer:
-        """BusyError if somebody has files of the version open, on any node, unless it is forced."""
+        """BusyError if somebody has files of the version open, or warms it, on any node, unless it is forced."""
         version = await self.queries.version(text_of(args, "target"))
         if not args.get("force") and (users := await self.neighbours.users(version)):
             name = f"{version.dataset.name}/{version.name}"

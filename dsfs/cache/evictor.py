@@ -52,6 +52,7 @@ ROUND_S = 30.0
 LEARN_S = 5.0  # the same as long as not everything was seen: until then nothing leaves
 # In one round, so that the server has other work, too: as many renames as it does in some ten seconds.
 HIDDEN_AT_ONCE = 10_000
+TOLD_AT_ONCE = 1_000  # segments: requests wait for one or two ms
 MOST_FAULTS = 10  # segments of a version that cannot be hidden, one after the other: then the medium is at fault
 WHOLE = 0.99
 PATIENCE_S = LEASE_S  # with a node that has the turn and shows no life
@@ -133,13 +134,18 @@ class Evictor:
                     try:
                         await self._in_thread(self._round)
                     finally:
-                        self._tell()
+                        await self._tell()
 
     async def end(self) -> None:
         """No more rounds here; the next one is another node's at once."""
         with trio.move_on_after(END_S), self._tolerance:
             async with self._lock:
                 await self._in_thread(self._turn.end)
+
+    def close(self) -> None:
+        """Behind everything else.  Where a thread is inside, the end of the process closes what it works with."""
+        if not self._limiter.borrowed_tokens:
+            self._surveyor.census.close()
 
     async def plan(self, need_bytes: int) -> Plan:
         """What would leave so that there is room for so much; BackingError if that cannot be known now."""
@@ -157,24 +163,27 @@ class Evictor:
         except OSError as exc:
             raise BackingError(f"the backing directory cannot be looked through: {exc}") from exc
         finally:
-            self._tell()
+            await self._tell()
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._limiter)
 
-    def _tell(self) -> None:
+    async def _tell(self) -> None:
         """What has left and become whole, also in a round that ended with an error, or was not waited for."""
-        while self._left:
-            verdict = self._left.popleft()
-            for identity in verdict.segments:
-                if self._segments.find(identity) is None:  # else it says itself what becomes of it
-                    self._filler.removed(identity)
-            dataset, version, _ = verdict.key
-            self._metrics.evict_bytes.add(verdict.amount.size_bytes, label=verdict.rule.name.lower())
-            self._events.tell(Kind.EVICTED, dataset, version, verdict.rule.value, verdict.amount.size_bytes)
-        while self._become_whole:
-            found = self._become_whole.popleft()
-            self._events.tell(Kind.CACHED, *found.key[:2], "", found.held.size_bytes)
+        with trio.CancelScope(shield=True):  # to the last one: what leaves is told here only
+            while self._left:
+                verdict = self._left.popleft()
+                for place, identity in enumerate(verdict.segments, 1):
+                    if self._segments.find(identity) is None:  # else it says itself what becomes of it
+                        self._filler.removed(identity)
+                    if not place % TOLD_AT_ONCE:
+                        await trio.lowlevel.checkpoint()
+                dataset, version, _ = verdict.key
+                self._metrics.evict_bytes.add(verdict.amount.size_bytes, label=verdict.rule.name.lower())
+                self._events.tell(Kind.EVICTED, dataset, version, verdict.rule.value, verdict.amount.size_bytes)
+            while self._become_whole:
+                found = self._become_whole.popleft()
+                self._events.tell(Kind.CACHED, *found.key[:2], "", found.held.size_bytes)
 
     # ---------------------------------------------------------------- by its thread
 

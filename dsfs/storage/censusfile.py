@@ -8,7 +8,8 @@
     fillings     identities that are being filled: what those take changes without a sign
     orphans      identity that is there and belongs to no generation -> since when that is known
 
-On local disk; each transaction is durable, so a crash leaves the state before or after it.  It can be lost at any time.
+On local disk; each transaction is durable, so a crash leaves the state before or after it.  It can be lost at any time,
+and is made anew if the process has ended inside of it.
 
 Concurrency: one thread writes at a time; any number read.
 """
@@ -40,6 +41,7 @@ from dsfs.storage.censusrecords import (
 )
 from dsfs.storage.faultpoint import reach
 from dsfs.storage.filesystem import remove
+from dsfs.storage.insidemark import InsideMark
 from dsfs.storage.segmentlist import IDENTITY_BYTES
 
 log = logging.getLogger(__name__)
@@ -67,19 +69,30 @@ class CensusFile:
         self.generations: dict[int, Generation] = {}
         self._numbers: dict[tuple[str, str], dict[str, int]] = {}
         try:
+            self._mark = InsideMark(path.with_name(path.name + "-inside"))
             try:
-                self._use(cluster)
-            except (_UnusableError, lmdb.Error) as exc:
-                log.info("the census is made anew: %s", exc)
-                for name in (path, path.with_name(path.name + "-lock")):
-                    remove(name)
-                self._begin(cluster)
+                with self._mark.inside():
+                    self._use_or_begin(cluster)
+            except BaseException:
+                self._mark.close()
+                raise
         except (lmdb.Error, OSError) as exc:
             raise BackingError(f"census {path}: {exc}") from exc
+
+    def _use_or_begin(self, cluster: str) -> None:
+        try:
+            self._use(cluster)
+        except (_UnusableError, lmdb.Error) as exc:
+            log.info("the census is made anew: %s", exc)
+            for name in (self._path, self._path.with_name(self._path.name + "-lock")):
+                remove(name)
+            self._begin(cluster)
 
     def _use(self, cluster: str) -> None:
         if not self._path.exists():
             raise _UnusableError("there is none")
+        if self._mark.was_left:
+            raise _UnusableError("dsfs has ended inside of it, and would end again if a page is damaged")
         self._open()
         try:
             # Behind the end of a truncated file there is no page: a look there would end the process with SIGBUS.
@@ -127,13 +140,22 @@ class CensusFile:
 
     def close(self) -> None:
         self._env.close()
+        self._mark.close()
+
+    @contextmanager
+    def _transaction(
+        self, db: lmdb._Database | None = None, *, write: bool = False
+    ) -> Iterator["lmdb.Transaction[bytes]"]:
+        """Whoever is in the file is in one of these."""
+        with self._mark.inside(), self._env.begin(db, write=write) as txn:
+            yield txn
 
     # ---------------------------------------------------------------- reading
 
     def segments_in(self, fan: bytes) -> dict[bytes, SegmentEntry]:
         """What is known of the segments whose identities begin with this byte."""
         found = {}
-        with self._env.begin(self._dbs.segments) as txn, txn.cursor() as cursor:
+        with self._transaction(self._dbs.segments) as txn, txn.cursor() as cursor:
             if cursor.set_range(fan):
                 for key, value in cursor:
                     if not key.startswith(fan):
@@ -143,7 +165,7 @@ class CensusFile:
 
     def fillings_in(self, fan: bytes) -> list[bytes]:
         """Which of them are being filled."""
-        with self._env.begin(self._dbs.fillings) as txn, txn.cursor() as cursor:
+        with self._transaction(self._dbs.fillings) as txn, txn.cursor() as cursor:
             if not cursor.set_range(fan):
                 return []
             found = []
@@ -161,25 +183,25 @@ class CensusFile:
 
     def entries(self, identities: Iterable[bytes]) -> list[tuple[bytes, SegmentEntry]]:
         """What is there of these segments."""
-        with self._env.begin(self._dbs.segments) as txn:
+        with self._transaction(self._dbs.segments) as txn:
             found = ((identity, txn.get(identity)) for identity in identities)
             known = [(identity, decode_segment(value)) for identity, value in found if value is not None]
         return [(identity, entry) for identity, entry in known if entry.inodes]
 
     def owners_of(self, identity: bytes) -> tuple[int, ...]:
         """The numbers of its generations."""
-        with self._env.begin(self._dbs.segments) as txn:
+        with self._transaction(self._dbs.segments) as txn:
             value = txn.get(identity)
             return () if value is None else decode_segment(value).owners
 
     def identities_of(self, number: int) -> bytes:
         """The identities of the generation's segments, one after the other."""
-        with self._env.begin(self._dbs.lists) as txn:
+        with self._transaction(self._dbs.lists) as txn:
             return txn.get(encode_number(number), b"")
 
     def orphans(self) -> list[tuple[bytes, int]]:
         """Segments that belong to no generation, and since when that is known."""
-        with self._env.begin(self._dbs.orphans) as txn:
+        with self._transaction(self._dbs.orphans) as txn:
             return [(key, decode_time(value)) for key, value in txn.cursor()]
 
     # ---------------------------------------------------------------- writing
@@ -189,7 +211,7 @@ class CensusFile:
         """A transaction: all that is put in the block becomes true, or nothing.  BackingError if the disk refuses."""
         try:
             reach("census.write")
-            with self._env.begin(write=True) as txn:
+            with self._transaction(write=True) as txn:
                 change = Change(txn, self._dbs, self.generations, now_ns)
                 yield change
                 change.end()

@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from dsfs.model.blocks import PAGE, pages
 from dsfs.storage.faultpoint import reach
@@ -137,12 +137,20 @@ def lstat_anew(path: Path, fs: FileSystem) -> os.stat_result:
     return os.lstat(path)
 
 
-def allocated(path: Path) -> tuple[int, int]:
-    """The inode of what lies at `path` and the bytes that it takes, as the server has it now (1 GETATTR)."""
+class Allocated(NamedTuple):
+    """What lies at a path: its inode, how many names that has, and the bytes that it takes."""
+
+    inode: int
+    links: int
+    size_bytes: int
+
+
+def allocated(path: Path) -> Allocated:
+    """As the server has it now (1 GETATTR)."""
     reach("file.allocated")
-    flags = _AT_STATX_FORCE_SYNC | _AT_SYMLINK_NOFOLLOW
-    _, inode, _, blocks, _, _ = _statx_of(_AT_FDCWD, os.fsencode(path), flags, _STATX_INO | _STATX_BLOCKS)
-    return inode, blocks * SECTOR
+    flags, wanted = _AT_STATX_FORCE_SYNC | _AT_SYMLINK_NOFOLLOW, _STATX_INO | _STATX_NLINK | _STATX_BLOCKS
+    links, inode, _, blocks, _, _ = _statx_of(_AT_FDCWD, os.fsencode(path), flags, wanted)
+    return Allocated(inode, links, blocks * SECTOR)
 
 
 def _ask(fd: int, path: bytes, flags: int) -> Attributes:

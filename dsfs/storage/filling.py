@@ -9,6 +9,7 @@ import math
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from dsfs.storage.blockmap import BlockMap, DamagedMapError, MapHeader
 from dsfs.storage.faultpoint import reach
 from dsfs.storage.filesystem import (
     GONE,
+    Allocated,
     DirectFile,
     FileSystem,
     allocated,
@@ -63,22 +65,24 @@ def remove_waste(path: Path, *suffixes: str) -> None:
 
 
 def remove_all(path: Path, fs: FileSystem) -> Amount:
-    """Remove all files of the segment; returns what they took, but for what another node has removed meanwhile.
+    """Remove all files of the segment; returns what they took, but for what another node has removed meanwhile, and
+    what has another name yet, with which it is counted (trash.py: it was hidden while it was being sealed).
 
     OSError if one of them cannot be removed.
     """
     refresh_names(path.parent, fs)  # a name of another node's might be believed not to be there
     names = [beside(path, suffix) for suffix in ("", ".sum", ".map", ".part")]
-    found: dict[Path, tuple[int, int]] = {}
-    for name in names:
+    found: dict[Path, Allocated] = {}
+    for name in reversed(names):  # a seal gives the last of them: its inode is asked for once more then
         with suppress(FileNotFoundError):
             found[name] = allocated(name)
-    sizes: dict[int, int] = {}  # by inode: one may have two names
+    ours = Counter(file.inode for file in found.values())  # one may have two names
+    links = {file.inode: file.links for file in found.values()}
+    sizes: dict[int, int] = {}
     for name in names:
         reach("segment.remove")
-        if remove(name) and name in found:
-            inode, size_bytes = found[name]
-            sizes[inode] = size_bytes
+        if remove(name) and name in found and links[found[name].inode] <= ours[found[name].inode]:
+            sizes[found[name].inode] = found[name].size_bytes
     return Amount(sum(sizes.values()), len(sizes))
 
 

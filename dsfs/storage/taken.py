@@ -19,7 +19,7 @@ def room_of(found: os.stat_result) -> Amount:
 
 def room_now(path: Path) -> Amount:
     """What the one at `path` takes, as the server has it now (1 GETATTR)."""
-    return Amount(allocated(path)[1], 1)
+    return Amount(allocated(path).size_bytes, 1)
 
 
 def room_below(path: Path) -> Amount:

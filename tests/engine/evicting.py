@@ -80,7 +80,7 @@ class Evicting:
 
     async def close(self) -> None:
         await self.evictor.end()
-        self.census.close()
+        self.evictor.close()
 
 
 def age(engine: Engine, version: str, days: float = 30) -> None:

@@ -3,6 +3,9 @@
 import errno
 import os
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import count
@@ -19,8 +22,9 @@ from dsfs.storage.censusfile import CensusFile
 from dsfs.storage.generations import CATALOG, SUMMARY
 from dsfs.storage.trash import Trash
 from tests.engine.stopping import DiedError, stopping_at
-from tests.rig.censused import Place, identity, ids
+from tests.rig.censused import PAGE, Place, identity, ids
 
+ROOT = Path(__file__).parents[2]
 A, B = ("photos", "v1", "aa" * 20), ("photos", "v1", "bb" * 20)
 
 
@@ -143,7 +147,7 @@ def test_generation_that_goes_and_stops_at_any_step_is_wholly_there_or_trash(
             place.place(key, [1])
         place.scan()
         trash = Trash(place.backing)
-        with stopping_at(step, type(error)(*error.args)) as stop, suppress(OSError):
+        with stopping_at(step, type(error)(*error.args)) as stop, suppress(OSError, BackingError):
             trash.hide_generation(A, place.now_ns)
             place.scan()
             for trashed in place.census.trash():
@@ -185,6 +189,53 @@ def test_census_that_proves_to_be_damaged_is_made_anew_by_the_next_start(
     place.reopen()
     place.scan()
     place.assert_right()
+
+
+SCAN = """
+import sys
+from pathlib import Path
+from tests.rig.censused import DAY_NS, Place
+state, backing, now_ns = sys.argv[1:]
+Place(Path(state), Path(backing)).census.scan(int(now_ns) + 2 * DAY_NS)
+"""
+
+
+def test_census_whose_page_ends_the_process_is_made_anew_by_the_next_start(place: Place, tmp_path: Path) -> None:
+    for number in range(300):
+        place.seal(number)
+    place.place(A, list(range(300)))
+    place.scan()
+    place.census.close()
+    file = place.state / "census.mdb"
+    content = file.read_bytes()
+    first, last = (bytes.fromhex(identity(number)) for number in (5, 295))
+    for at in range(0, len(content), PAGE):
+        page = content[at : at + PAGE]
+        if last in page and first not in page:  # who goes through these segments comes to it from the one before
+            content = content[:at] + bytes(PAGE) + content[at + PAGE :]
+    file.write_bytes(content)
+    command = [sys.executable, "-c", SCAN, place.state, tmp_path / "backing", str(place.now_ns)]
+    for code in (-signal.SIGABRT, 0):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT)
+        assert done.returncode == code, done.stderr
+    place.reopen_only()
+    place.assert_right()
+    place.scan()
+    place.assert_right()
+
+
+def test_census_outlives_a_process_that_ends_outside_of_it(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    place.seal(1)
+    place.scan()
+    died = place.census
+    shutil.copytree(place.state, place.state.with_name("after"))
+    place.state = place.state.with_name("after")
+    place.reopen_only()
+    place.assert_right()
+    died.close()
+    assert "made anew" not in caplog.text
 
 
 def test_census_that_is_lost_is_made_anew(place: Place) -> None:
@@ -250,7 +301,7 @@ def test_round_that_stops_at_any_step_is_made_up_for_by_the_next(
         shutil.rmtree(place.backing.generations.joinpath(*A))
         place.drop(1)
         place.fill(7)
-        with stopping_at(step, type(error)(*error.args)) as stop, suppress(OSError):
+        with stopping_at(step, type(error)(*error.args)) as stop, suppress(OSError, BackingError):
             place.scan()
         if isinstance(error, DiedError):
             place.reopen()

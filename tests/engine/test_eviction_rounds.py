@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from dsfs.cache import evictor as evictor_module
+from dsfs.cache.evictor import TOLD_AT_ONCE
 from dsfs.cache.sweep import COUNT_EVERY_S
 from dsfs.model.errors import BackingError
 from dsfs.model.event import Kind
@@ -48,7 +49,7 @@ async def test_version_that_becomes_whole_is_told_of_by_the_one_whose_turn_it_is
         found.evictor._round()
         await read(engine, "v2")
         found.evictor._round()
-        found.evictor._tell()
+        await found.evictor._tell()
         told = [event.version for _, event in engine.events._waiting if event.kind == Kind.CACHED.value]
         assert told == ["v2"]
         found.evictor._give_up_turn()
@@ -60,6 +61,24 @@ async def test_version_that_becomes_whole_is_told_of_by_the_one_whose_turn_it_is
         found.evictor._round()
         assert found.evictor.is_ours
         assert not found.evictor._become_whole
+
+
+async def test_telling_what_has_left_holds_nobody_up_and_comes_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with evicting(tmp_path, "v1") as (engine, found):
+        (verdict,) = (await found.evictor.plan(0)).stays
+        segments = tuple(f"{number:040x}" for number in range(10 * TOLD_AT_ONCE))
+        found.evictor._left.append(replace(verdict, segments=segments))
+        told = list[str]()
+        monkeypatch.setattr(engine.filler, "removed", told.append)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(found.evictor.plan, 0)
+            while not told:
+                await trio.lowlevel.checkpoint()
+            assert len(told) < len(segments)
+            nursery.cancel_scope.cancel()
+        assert tuple(told) == segments
 
 
 @pytest.mark.parametrize("point", ["bulletin.place", "account.write"])

@@ -213,6 +213,23 @@ async def test_version_in_use_is_dropped_only_by_force(tmp_path: Path) -> None:
         assert (await verbs.drop({"target": "photos/v1"}))["version"] == "v1"
 
 
+async def test_version_that_is_warmed_is_dropped_only_by_force(tmp_path: Path) -> None:
+    async with running(tmp_path, sample()) as engine:
+        verbs = verbs_of(engine)
+        await engine.read_path("v1/large")
+        (version,) = engine.library.versions
+        assert version.current is not None
+        with version.current.being_warmed():
+            with pytest.raises(BusyError, match=r"in use by \S+ \(warming it\)"):
+                await verbs.drop({"target": "photos/v1"})
+            assert (await verbs.drop({"target": "photos/v1", "force": True}))["version"] == "v1"
+        other = NodesDirectory(engine.backing.nodes, "other", engine.backing.file_system)
+        other.beat(usage_of("far", files=0, is_warmed=True))
+        with pytest.raises(BusyError, match=r"in use by far \(warming it\)"):
+            await verbs.drop({"target": "photos/v1"})
+        other.leave(usage_of("far"))
+
+
 async def test_version_that_another_node_uses_or_may_use_is_dropped_only_by_force(tmp_path: Path) -> None:
     async with running(tmp_path, sample()) as engine:
         verbs = verbs_of(engine)

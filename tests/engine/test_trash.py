@@ -20,6 +20,7 @@ from dsfs.storage.census import Census
 from dsfs.storage.rebuild import rebuild
 from dsfs.storage.residency import ResidencyIndex
 from dsfs.storage.segment import SegmentFile, State
+from dsfs.storage.taken import room_now
 from dsfs.storage.tidy import tidy
 from dsfs.storage.trash import Trash
 from tests.engine.backing_sample import directory
@@ -102,6 +103,23 @@ def test_deleted_segment_frees_what_it_took_and_is_a_miss_for_who_has_it_open(
             file.read_sealed(0, 1)
     file.look_again(anew=True)
     assert file.state is State.ABSENT
+
+
+@pytest.mark.parametrize("is_dropped_first", [False, True])
+def test_what_was_hidden_while_it_was_sealed_is_freed_with_its_last_name(
+    backing: BackingDirectory, sample: Sample, is_dropped_first: bool
+) -> None:
+    """The one has renamed what was being filled, the other has given that its final name."""
+    file, trash = sample.sealed(), Trash(backing)
+    os.link(sample.path, backing.path / FOLDER / FILLING)
+    data, sums = (room_now(path) for path in (sample.path, sample.beside(".sum")))
+    if is_dropped_first:
+        assert file.drop() == sums
+        assert trash.delete(f"{FOLDER}/{FILLING}") == data
+    else:
+        assert trash.delete(f"{FOLDER}/{FILLING}") == NOTHING
+        assert file.drop() == data + sums
+    assert sample.names() == set()
 
 
 def test_segment_is_filled_anew_beside_its_trash_which_stays(backing: BackingDirectory, sample: Sample) -> None:

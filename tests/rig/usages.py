@@ -21,14 +21,15 @@ def usage_of(
     is_stopped: bool = False,
     versions_left_out: int = 0,
     segments_left_out: int = 0,
+    is_warmed: bool = False,
 ) -> Usage:
-    """A node that has `files` files of photos/v1 open."""
-    version = used(files)
+    """A node that has `files` files of photos/v1 open, or warms it."""
+    version = used(files, is_warmed=is_warmed)
     return Usage(
         host=Host(host, ""),
         program=Program(f"run-of-{host}", "0.1.0", 7, "/datasets", is_stopped=is_stopped),
         beat_ns=beat_ns,
-        versions=(version,) if files else (),
+        versions=(version,) if version.is_held else (),
         versions_left_out=versions_left_out,
         segments=segments,
         segments_left_out=segments_left_out,
