@@ -11,7 +11,7 @@ Concurrency: the trio thread; what blocks runs in threads.
 
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
@@ -33,6 +33,7 @@ T = TypeVar("T")
 WORKERS = 8  # threads for what lies here
 POLL_S = 0.25  # between two questions whether it is one's turn
 LIFE_S = 3.0  # how often who has a turn shows that it lives
+SHARE_AGAIN_S = 60.0  # far less than the hour after which what belongs to no catalog leaves
 QUIET_S = 15.0  # who has shown no sign of life for so long is not waited for
 
 
@@ -48,6 +49,7 @@ class Catalogs:
 
     def __post_init__(self) -> None:
         self._limiter = trio.CapacityLimiter(WORKERS)
+        self._later: set[PlacedGeneration] = set()  # a task sees to them
 
     async def datasets(self) -> set[str]:
         """Datasets that have a catalog."""
@@ -68,10 +70,12 @@ class Catalogs:
     async def current(self, dataset: str, version: str) -> PlacedGeneration | None:
         """The current generation, on local disk; None if there is none."""
         try:
-            return await self._there(partial(self.store.current, dataset, version), is_long=True)
+            placed = await self._there(partial(self.store.current, dataset, version), is_long=True)
         except BackingSilentError as exc:
             log.info("%s/%s: only catalogs that are here are known: %s", dataset, version, exc)
-            return await self._here(partial(self.store.current, dataset, version, here_only=True))
+            placed = await self._here(partial(self.store.current, dataset, version, here_only=True))
+        self._share_later(dataset, version, placed)
+        return placed
 
     async def add(
         self, dataset: str, version: str, built: Path, summary: Mapping[str, object], segments: SegmentList
@@ -81,8 +85,22 @@ class Catalogs:
         try:
             await self._there(partial(self.store.share, dataset, version, placed), is_long=True)
         except BackingSilentError as exc:
-            log.info("catalog of %s/%s is shared at a later start: %s", dataset, version, exc)
+            log.info("catalog of %s/%s is shared later: %s", dataset, version, exc)
+        self._share_later(dataset, version, placed)
         return placed
+
+    def _share_later(self, dataset: str, version: str, placed: PlacedGeneration | None) -> None:
+        """See to it that the others get it, if they have not."""
+        if placed in self.store.unshared and placed not in self._later:
+            self._later.add(placed)
+            self.nursery.start_soon(self._share, dataset, version, placed)
+
+    async def _share(self, dataset: str, version: str, placed: PlacedGeneration) -> None:
+        while placed in self.store.unshared:
+            await trio.sleep(SHARE_AGAIN_S)
+            with suppress(BackingSilentError):
+                await self._there(partial(self.store.share, dataset, version, placed, is_again=True), is_long=True)
+        self._later.discard(placed)
 
     async def _here(self, work: Callable[[], T]) -> T:
         return await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._limiter)

@@ -332,7 +332,8 @@ class Evictor:
         count = 0
         with self._surveyor.census.noting(survey.now_ns) as notes:
             found = (orphan.identity for orphan in self._surveyor.census.orphans())
-            orphans = islice((identity for identity in found if identity not in self._surveyor.stuck), HIDDEN_AT_ONCE)
+            kept = self._surveyor.stuck | survey.uses.segments.keys()  # open: of a catalog that only its node has yet
+            orphans = islice((identity for identity in found if identity not in kept), HIDDEN_AT_ONCE)
             for _, trashed in self._hide_each(orphans, survey.now_ns, notes):
                 count += trashed is not None
         if count:

@@ -73,6 +73,8 @@ class GenerationStore:
     """The directories of all versions below `local` (this node's) and `shared` (the backing directory's).
 
     `taking`: the block that it enters puts so much into the backing directory; NoRoomError if there is no room.
+    `unshared`: generations of this node that may be missing there; of their segments the others do not know whose they
+    are.
     """
 
     def __init__(self, local: Path, shared: Path, fs: FileSystem, taking: Taking) -> None:
@@ -80,6 +82,7 @@ class GenerationStore:
         self._shared = shared
         self._fs = fs
         self._taking = taking
+        self.unshared: set[PlacedGeneration] = set()
 
     def _there(self, *names: str) -> Path:
         """A folder of the backing directory, with what other nodes have just put into it or above."""
@@ -107,7 +110,9 @@ class GenerationStore:
         _remove(here, _unfinished(here))
         local = list(_generations(here))
         if here_only:
-            return next(filter(_is_whole, sorted(local, key=lambda found: found.sequence, reverse=True)), None)
+            newest = next(filter(_is_whole, sorted(local, key=lambda found: found.sequence, reverse=True)), None)
+            self.unshared.update([newest] if newest is not None else [])
+            return newest
         there = self._there(dataset, version)
         with suppress(OSError):  # read-only or full: it can wait
             _remove(there, abandoned(there, _unfinished(there)))
@@ -157,23 +162,27 @@ class GenerationStore:
         except OSError:
             shutil.rmtree(new, ignore_errors=True)
             raise
+        self.unshared.add(placed)
         return placed
 
     def catalogs(self, dataset: str, version: str) -> list[Path]:
         """The catalog files of all generations that are on local disk."""
         return [placed.path / CATALOG for placed in _generations(self._local / dataset / version)]
 
-    def share(self, dataset: str, version: str, placed: PlacedGeneration) -> None:
-        """Put a copy into the backing directory.  That may fail, or a crash come first: the next start tries again."""
+    def share(self, dataset: str, version: str, placed: PlacedGeneration, *, is_again: bool = False) -> None:
+        """Put a copy into the backing directory.  That may fail, or a crash come first: then it is tried again."""
+        self.unshared.add(placed)
         try:
             reach("generation.share")
             self._shared.stat()  # else a copy would be made on the disk below an NFS that is not mounted any more
             with self._taking(_size_of(placed)):
                 _copy(placed, self._shared / dataset / version)
+            self.unshared.discard(placed)
         except NoRoomError as exc:
-            log.info("catalog %s is for this node only: %s", placed.path, exc)
-        except OSError as exc:
-            log.warning("catalog %s cannot be put into the backing directory: %s", placed.path, exc)
+            log.info("catalog %s is for this node only yet: %s", placed.path, exc)
+        except UNDESCRIBED as exc:
+            level = logging.DEBUG if is_again else logging.WARNING
+            log.log(level, "catalog %s cannot be put into the backing directory yet: %s", placed.path, exc)
 
     def _copied(self, placed: PlacedGeneration, folder: Path) -> PlacedGeneration | None:
         try:

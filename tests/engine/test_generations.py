@@ -131,7 +131,7 @@ def test_lost_backing_directory_costs_nothing_and_gets_the_catalog_again(node: N
     assert os.listdir(node.folder("shared")) == [A]
 
 
-@pytest.mark.expects_log("cannot be put into the backing directory: .*No such file")
+@pytest.mark.expects_log("cannot be put into the backing directory yet: .*No such file")
 def test_backing_directory_that_is_not_mounted_any_more_is_not_written_to(node: Node) -> None:
     shutil.rmtree(node.shared)
     node.add(A)
