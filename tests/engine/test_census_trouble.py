@@ -214,7 +214,7 @@ def test_census_whose_page_ends_the_process_is_made_anew_by_the_next_start(place
         if last in page and first not in page:  # who goes through these segments comes to it from the one before
             content = content[:at] + bytes(PAGE) + content[at + PAGE :]
     file.write_bytes(content)
-    command = [sys.executable, "-c", SCAN, place.state, tmp_path / "backing", str(place.now_ns)]
+    command = [sys.executable, "-c", SCAN, str(place.state), str(tmp_path / "backing"), str(place.now_ns)]
     for code in (-signal.SIGABRT, 0):
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT)
         assert done.returncode == code, done.stderr
