@@ -230,8 +230,8 @@ class Metrics:
         self.evict_leaving_bytes = declare(
             Gauge("evict.leaving_bytes", "Bytes that were taken away, by any node, and are not deleted yet.")
         )
-        self.evict_trouble = declare(
-            Gauge("evict.trouble", "1 while less leaves, or is deleted, than has to (dsfs status says why), else 0.")
+        self.evict_troubled_nodes = declare(
+            Gauge("evict.troubled_nodes", "1 while who evicts cannot do all that has to be done (dsfs status), else 0.")
         )
         self.backing_errors = declare(
             Counter(

@@ -62,7 +62,7 @@ class Verbs:
         self.datasets.count()
         found = await self.queries.found()
         self.metrics.evict_leaving_bytes.read_from(lambda: found.standing.leaving_bytes if found else None)
-        self.metrics.evict_trouble.read_from(lambda: bool(found.standing.trouble) if found else None)
+        self.metrics.evict_troubled_nodes.read_from(lambda: bool(found.standing.trouble) if found else None)
         resident = await self.queries.resident_bytes(found)
         self.metrics.resident_bytes.read_from(lambda: resident)
         free = await self.queries.free_bytes()

@@ -131,7 +131,7 @@ async def test_metrics_tell_on_any_node_what_is_leaving_and_whether_that_goes_on
             said.place(Standing(engine.nodes.now_ns(), "other", "far", 7 * MIB, 0, trouble, True, ()))
             text = await metrics_of(verbs)
             assert f"\ndsfs_evict_leaving_bytes {7 * MIB}\n" in text
-            assert f"\ndsfs_evict_trouble {int(bool(trouble))}\n" in text
+            assert f"\ndsfs_evict_troubled_nodes {int(bool(trouble))}\n" in text
 
 
 async def test_backing_directory_whose_mark_is_gone_has_no_free_bytes_and_a_reason(tmp_path: Path) -> None:
