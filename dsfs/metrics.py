@@ -227,6 +227,12 @@ class Metrics:
         self.evict_deleted_bytes = declare(
             Counter("evict.deleted_bytes_total", "Bytes of what was taken away that this node deleted after the grace.")
         )
+        self.evict_leaving_bytes = declare(
+            Gauge("evict.leaving_bytes", "Bytes that were taken away, by any node, and are not deleted yet.")
+        )
+        self.evict_troubled_nodes = declare(
+            Gauge("evict.troubled_nodes", "1 while who evicts cannot do all that has to be done (dsfs status), else 0.")
+        )
         self.backing_errors = declare(
             Counter(
                 "backing.errors_total", "Failed operations on the backing directory, by errno name.", "errno"

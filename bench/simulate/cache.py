@@ -1,14 +1,18 @@
 """A cache that asks the policy of dsfs: what the daemons will do, without files and without other nodes.
 
-The evictor's round and the nodes' look at the room come every ROUND_S; in between a node only compares its own counts.
-What leaves is hidden at once and takes room until the grace is over.
+What leaves, what each version may hold and what room is wanted ahead are the daemon's own functions.  A model is what a
+node does in between: its grants (model/account.py) are as if each were of one segment, and its shares (model/share.py)
+as if one node knew what all have filled.
+
+The evictor's round and the node's look at the shares come every ROUND_S.  What leaves is hidden at once and takes room
+until the grace is over.
 """
 
 from collections import deque
 from dataclasses import dataclass, field
 
 from bench.simulate.traces import Read, Trace
-from dsfs.model.allotment import allotments, foreseen, refusal
+from dsfs.model.allotment import allotments, foreseen
 from dsfs.model.eviction import judge
 from dsfs.model.nodes import VersionKey
 from dsfs.model.retention import Amount, CachedSegment, CachedVersion, Capacity, Retention
@@ -108,13 +112,17 @@ class Cache:
         version.sample.note(read.segment * 0x9E3779B1 % 2**32, read.at_s)
         is_hit = read.segment in version.resident
         if not is_hit:
-            held = len(version.resident) * SEGMENT_BYTES
-            if refusal(Amount(SEGMENT_BYTES, 2), held, self._allotted.get(version.key, 0), self._room()):
+            if not self._is_filled(version):
                 return False
             self._used += 1
             self.most_used = max(self.most_used, self._used)
         version.resident[read.segment] = read.at_s
         return is_hit
+
+    def _is_filled(self, version: _Version) -> bool:
+        """Whether one segment more is filled, and not passed through to its reader."""
+        held_bytes = (len(version.resident) + 1) * SEGMENT_BYTES
+        return (self._used + 1) * SEGMENT_BYTES <= self._limit and held_bytes <= self._allotted.get(version.key, 0)
 
     def _round(self, now_s: float) -> None:
         while self._leaving and self._leaving[0][0] <= now_s:

@@ -105,7 +105,7 @@ class Queries:
         backing = await self._backing()
         is_answering = backing["free_bytes"] is not None
         last_used_ago_s = await self._last_used_ago_s(versions) if is_answering else {}
-        found = await self._found() if is_answering else None
+        found = await self.found() if is_answering else None
         return {
             "daemon": {
                 "pid": os.getpid(),
@@ -224,16 +224,15 @@ class Queries:
             "is_full": not shares.has_room(generation.key, RUN),
         }
 
-    async def resident_bytes(self) -> dict[str, int]:
+    async def resident_bytes(self, found: Found | None) -> dict[str, int]:
         """How much is resident of each version in use, by NAME/VERSION."""
-        found = await self._found()
         return {
             f"{version.dataset.name}/{version.name}": await self.residents.bytes_of(generation, found)
             for version in self.library.versions
             if (generation := version.current) is not None
         }
 
-    async def _found(self) -> Found | None:
+    async def found(self) -> Found | None:
         """What the last round of eviction found; None if nobody has had one lately, or it cannot be seen."""
         try:
             return await self.ask_folder("standing", self.residents.look)
@@ -251,7 +250,7 @@ class Queries:
             return {"entries": [_named(name, "dataset") for name in datasets]}
         dataset = await self.library.dataset(names[0])
         if len(names) == 1:
-            entries, found = [], await self._found()
+            entries, found = [], await self.found()
             for name in await self.library.version_names(dataset):
                 version = await self.library.version(dataset, name)
                 facts = await self._version(version, found)

@@ -60,7 +60,10 @@ class Verbs:
 
     async def metrics_text(self, args: dict[str, Any]) -> Answer:
         self.datasets.count()
-        resident = await self.queries.resident_bytes()
+        found = await self.queries.found()
+        self.metrics.evict_leaving_bytes.read_from(lambda: found.standing.leaving_bytes if found else None)
+        self.metrics.evict_troubled_nodes.read_from(lambda: bool(found.standing.trouble) if found else None)
+        resident = await self.queries.resident_bytes(found)
         self.metrics.resident_bytes.read_from(lambda: resident)
         free = await self.queries.free_bytes()
         self.metrics.backing_free_bytes.read_from(lambda: free)

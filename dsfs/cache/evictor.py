@@ -173,11 +173,11 @@ class Evictor:
         with trio.CancelScope(shield=True):  # to the last one: what leaves is told here only
             while self._left:
                 verdict = self._left.popleft()
-                for place, identity in enumerate(verdict.segments, 1):
-                    if self._segments.find(identity) is None:  # else it says itself what becomes of it
-                        self._filler.removed(identity)
+                for place, identity in enumerate(verdict.segments):
                     if not place % TOLD_AT_ONCE:
                         await trio.lowlevel.checkpoint()
+                    if self._segments.find(identity) is None:  # else it says itself what becomes of it
+                        self._filler.removed(identity)
                 dataset, version, _ = verdict.key
                 self._metrics.evict_bytes.add(verdict.amount.size_bytes, label=verdict.rule.name.lower())
                 self._events.tell(Kind.EVICTED, dataset, version, verdict.rule.value, verdict.amount.size_bytes)

@@ -1,4 +1,4 @@
-"""How much of the backing directory each version in use may hold, and whether a run may be filled.
+"""How much of the backing directory each version in use may hold.
 
 Who may have room, in this order: pinned versions; those whose bytes were read again; those that were used before; new
 ones.  Versions of one standing have equal shares, and what one does not need the others have.  A new one may be read
@@ -11,7 +11,7 @@ from enum import Enum
 from typing import TypeVar
 
 from dsfs.model.nodes import VersionKey
-from dsfs.model.retention import Amount, CachedVersion, Capacity, Retention
+from dsfs.model.retention import CachedVersion, Capacity, Retention
 
 # Of the limit, for all versions in use together whose bytes were not read again: as much as a scan costs what is worked
 # with (bench/simulate).
@@ -27,18 +27,6 @@ class Refusal(Enum):
     LIMIT = "limit"
     FLOOR = "floor"
     SHARE = "share"
-
-
-def refusal(run: Amount, held_bytes: int, allotted_bytes: int, room: Capacity) -> Refusal | None:
-    """What speaks against filling a run of a version that holds so much and is allotted so much; None: nothing.
-
-    `room` counts what is reserved as used.
-    """
-    if room.used.size_bytes + run.size_bytes > room.limit_bytes:
-        return Refusal.LIMIT
-    if not (room.free - run).covers(room.floor):
-        return Refusal.FLOOR
-    return Refusal.SHARE if held_bytes + run.size_bytes > allotted_bytes else None
 
 
 def allotments(

@@ -68,6 +68,7 @@ class CensusFile:
         self.folders: dict[str, Folder] = {}
         self.generations: dict[int, Generation] = {}
         self._numbers: dict[tuple[str, str], dict[str, int]] = {}
+        self._highest = 0  # number of a generation
         try:
             self._mark = InsideMark(path.with_name(path.name + "-inside"))
             try:
@@ -235,6 +236,7 @@ class CensusFile:
 
     def _note(self, number: int, generation: Generation | None) -> None:
         """That is what the file says of it now; None: nothing."""
+        self._highest = max(self._highest, number)
         before = self.generations.pop(number, None)
         known = generation or before
         if known is not None:
@@ -248,7 +250,7 @@ class CensusFile:
 
     def join(self, generation: Generation, identities: bytes, now_ns: int) -> None:
         """Take in a generation with these segments.  Until that has come to its end, it is not there."""
-        number = max(self.generations, default=0) + 1
+        number = self._highest + 1
         with self.change(now_ns) as change:
             change.put_list(number, identities)
             change.put_generation(number, generation)

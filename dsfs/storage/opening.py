@@ -45,8 +45,8 @@ def _open_sealed(place: Place) -> SealedFile | Filling | None:
                     remove_waste(path, ".map", ".part")
                 stamp = (place.blocks.size, header.inode, header.mtime_ns)
                 if is_unchanged(fd, stamp, place.fs):
-                    used.append(True)
                     _tell_use(beside(path, ".sum"))
+                    used.append(True)
                     return SealedFile(place.lock, fd, stamp, place.fs)
                 if not has_name(fd, place):
                     continue

@@ -16,6 +16,7 @@ from dsfs.admin.verbs import Verbs
 from dsfs.cache.datasets import Datasets
 from dsfs.cache.heartbeat import Heartbeat
 from dsfs.model.errors import BackingError, BusyError, UsageError
+from dsfs.model.standing import Standing
 from dsfs.storage.backing import MARK
 from dsfs.storage.bulletin import standing_at
 from dsfs.storage.nodes import NodesDirectory
@@ -119,6 +120,18 @@ async def test_backing_directory_that_does_not_answer_holds_up_neither_status_no
 
 async def metrics_of(verbs: Verbs) -> str:
     return str(cast(dict[str, Any], await verbs.metrics_text({}))["text"])
+
+
+async def test_metrics_tell_on_any_node_what_is_leaving_and_whether_that_goes_on(tmp_path: Path) -> None:
+    async with running(tmp_path, sample()) as engine:
+        verbs = verbs_of(engine)
+        assert "\ndsfs_evict_leaving_bytes " not in await metrics_of(verbs)  # nobody has had a round
+        said = standing_at(engine.backing.standing, engine.backing.file_system)
+        for trouble in ("", "a snapshot holds them"):
+            said.place(Standing(engine.nodes.now_ns(), "other", "far", 7 * MIB, 0, trouble, True, ()))
+            text = await metrics_of(verbs)
+            assert f"\ndsfs_evict_leaving_bytes {7 * MIB}\n" in text
+            assert f"\ndsfs_evict_troubled_nodes {int(bool(trouble))}\n" in text
 
 
 async def test_backing_directory_whose_mark_is_gone_has_no_free_bytes_and_a_reason(tmp_path: Path) -> None:

@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsfs.model.allotment import PROBATION, Refusal, allotments, foreseen, refusal
-from dsfs.model.retention import NOTHING, Amount, CachedVersion, Retention
+from dsfs.model.allotment import PROBATION, allotments, foreseen
+from dsfs.model.retention import Amount, CachedVersion, Retention
 from tests.rig.cached import DAY_S, FOR_EVER_NS, NOW_NS, WEEK, room, version
 
 
@@ -119,20 +118,3 @@ def test_room_is_foreseen_for_what_is_read_but_not_beyond_a_share() -> None:
     rates = {found.key: 2.0 for found in (job, nearly, over, idle)}
     assert foreseen([job, nearly, over, idle], allotted, rates, horizon_s=60) == 120 + 5
     assert foreseen([job], allotted, {}, horizon_s=60) == 0
-
-
-@pytest.mark.parametrize(
-    ("run", "held", "used", "free", "expected"),
-    [
-        (Amount(10, 2), 90, 900, Amount(60, 5), None),
-        (Amount(10, 2), 91, 900, Amount(60, 5), Refusal.SHARE),
-        (Amount(10, 2), 90, 991, Amount(60, 5), Refusal.LIMIT),
-        (Amount(10, 2), 90, 900, Amount(59, 5), Refusal.FLOOR),
-        (Amount(10, 2), 90, 900, Amount(60, 4), Refusal.FLOOR),
-    ],
-)
-def test_run_is_filled_within_limit_floor_and_share(
-    run: Amount, held: int, used: int, free: Amount, expected: Refusal | None
-) -> None:
-    assert refusal(run, held, 100, room(1000, used, free=free, floor=Amount(50, 3))) is expected
-    assert refusal(NOTHING, 0, 0, room(1000, 1000)) is None
