@@ -50,7 +50,7 @@ def eviction_summary(answer: Answer, *, is_done: bool) -> Iterator[str]:
 
 def _name(verdict: Answer) -> str:
     name = f"{verdict['dataset']}/{verdict['version']}"
-    return f"{name} (generation {verdict['generation'][:12]})" if not verdict["is_current"] else name
+    return f"{name} (generation {verdict['generation'][:12]})" if not verdict.get("is_current", True) else name
 
 
 def _last_used(verdict: Answer) -> str:
