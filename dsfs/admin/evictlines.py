@@ -43,7 +43,8 @@ def eviction_summary(answer: Answer, *, is_done: bool) -> Iterator[str]:
         yield f"{format_size(freed)} would leave: hidden at once, deleted after {grace}."
     if answer["missing_bytes"]:
         what = "of what is wanted cannot be had: the rest stays" if answer["wanted_bytes"] else "too much stays,"
-        yield f"{format_size(answer['missing_bytes'])} {what} for the reasons above."
+        why = "for the reasons above" if answer["stays"] else "and belongs to no version (catalogs, what nodes tell)"
+        yield f"{format_size(answer['missing_bytes'])} {what} {why}."
     if answer["missing_inodes"]:
         yield f"{answer['missing_inodes']:,} inodes are wanted and cannot be had."
 
