@@ -43,14 +43,15 @@ def eviction_summary(answer: Answer, *, is_done: bool) -> Iterator[str]:
         yield f"{format_size(freed)} would leave: hidden at once, deleted after {grace}."
     if answer["missing_bytes"]:
         what = "of what is wanted cannot be had: the rest stays" if answer["wanted_bytes"] else "too much stays,"
-        yield f"{format_size(answer['missing_bytes'])} {what} for the reasons above."
+        why = "for the reasons above" if answer["stays"] else "and belongs to no version (catalogs, what nodes tell)"
+        yield f"{format_size(answer['missing_bytes'])} {what} {why}."
     if answer["missing_inodes"]:
         yield f"{answer['missing_inodes']:,} inodes are wanted and cannot be had."
 
 
 def _name(verdict: Answer) -> str:
     name = f"{verdict['dataset']}/{verdict['version']}"
-    return f"{name} (generation {verdict['generation'][:12]})" if not verdict["is_current"] else name
+    return f"{name} (generation {verdict['generation'][:12]})" if not verdict.get("is_current", True) else name
 
 
 def _last_used(verdict: Answer) -> str:

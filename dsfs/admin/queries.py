@@ -6,6 +6,7 @@ for the backing directory runs in a few threads of its own, and nobody waits lon
 
 import logging
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TypeVar
 import trio
 
 from dsfs import __version__
-from dsfs.admin.residents import Found, Residents
+from dsfs.admin.residents import Found, Residents, eviction_facts
 from dsfs.admin.targets import ANYTHING, FILE, VERSION, VERSIONS
 from dsfs.admin.warming import facts_of
 from dsfs.cache.datasets import Datasets
@@ -117,7 +118,7 @@ class Queries:
             },
             "origins": [_origin(origin) for origin in self.datasets.origins],
             "backing": backing,
-            "eviction": found.facts() if found is not None else None,
+            "eviction": eviction_facts(found, time.time() - self.started_s) if is_answering else None,
             "memory": {"limit_bytes": self.memory_limit_bytes, "used_bytes": self.buffered_bytes()},
             "versions": [
                 await self._version(version, found) | {"last_used_ago_s": last_used_ago_s.get(version)}

@@ -149,10 +149,11 @@ class Page:
             unfilled = format_size(backing["unfilled_bytes"])
             yield "", f"{unfilled} were fetched and not filled so far, the last {self._ago(unfilled_at_s)}"
         if eviction := answer.get("eviction"):
-            leaving = f", {format_size(eviction['leaving_bytes'])} are leaving" if eviction["leaving_bytes"] else ""
-            yield "eviction", f"by {eviction['host']}, {format_duration(eviction['ago_s'])} ago{leaving}"
-            if eviction["trouble"]:
-                yield "", eviction["trouble"]
+            lines = [eviction["trouble"]] if eviction["trouble"] else []
+            if eviction["host"]:
+                leaving = f", {format_size(eviction['leaving_bytes'])} are leaving" if eviction["leaving_bytes"] else ""
+                lines = [f"by {eviction['host']}, {format_duration(eviction['ago_s'])} ago{leaving}", *lines]
+            yield from zip(("eviction", ""), lines, strict=False)
         memory = answer["memory"]
         yield (
             "memory",

@@ -17,6 +17,7 @@ from dsfs.cache.fill import Filler
 from dsfs.cache.versions import Generation
 from dsfs.model.blocks import pages
 from dsfs.model.nodes import VersionKey
+from dsfs.model.quantity import format_duration
 from dsfs.model.standing import BELIEVED_S, HeldVersion, Resident, Standing, resident_bytes
 from dsfs.storage.bulletin import Bulletin
 from dsfs.storage.nodes import NodesDirectory
@@ -39,6 +40,16 @@ class Found:
             "leaving_bytes": self.standing.leaving_bytes,
             "trouble": self.standing.trouble,
         }
+
+
+def eviction_facts(found: Found | None, running_s: float) -> dict[str, object] | None:
+    """For `status`, of a daemon that has been running for so long; None while nobody needs to have had a round."""
+    if found is not None:
+        return found.facts()
+    if running_s <= BELIEVED_S:
+        return None
+    trouble = f"no node has had a round for {format_duration(BELIEVED_S)}, so nothing leaves: their logs say why"
+    return {"host": "", "ago_s": None, "leaving_bytes": 0, "trouble": trouble}
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """How much of a version is resident, as a node tells that has not filled it: what the evictor found."""
 
+import time
 from pathlib import Path
 from typing import Any, cast
 
@@ -36,6 +37,10 @@ async def test_other_nodes_know_what_is_resident_and_what_was_evicted(tmp_path: 
         total = len(LARGE) + 50_000
         assert await resident(one) == total
         assert await resident(other) == 0  # nobody has counted yet
+        queries = queries_of(other)
+        assert "no node has had a round for 5m" in str((await queries.status(None))["eviction"])
+        queries.started_s = time.time()
+        assert (await queries.status(None))["eviction"] is None
         found = Evicting(one, tmp_path)
         found.beat()
         await found.evictor.evict(0)

@@ -82,8 +82,9 @@ def test_generation_that_is_not_the_current_one_is_told_from_that() -> None:
 
 def test_what_was_done_and_what_cannot_be_had_is_said() -> None:
     answer = answer_of(
-        wanted_bytes=3 * GIB, leaves=[leaving(Rule.LEAST_USED, GIB)], missing_bytes=2 * GIB, missing_inodes=7
-    )
+        wanted_bytes=3 * GIB, leaves=[leaving(Rule.LEAST_USED, GIB)], missing_bytes=2 * GIB, missing_inodes=7,
+        stays=[staying(Rule.PINNED, GIB)],
+    )  # fmt: skip
     assert page_of(answer, is_done=True)[-3:] == [
         "1.00 GiB are hidden, and will be deleted once 10m are over and nobody has them open.",
         "2.00 GiB of what is wanted cannot be had: the rest stays for the reasons above.",
@@ -92,8 +93,11 @@ def test_what_was_done_and_what_cannot_be_had_is_said() -> None:
 
 
 def test_where_nothing_was_asked_for_there_may_be_too_much_all_the_same() -> None:
-    lines = page_of(answer_of(used_bytes=250 * GIB, missing_bytes=160 * GIB))
+    answer = answer_of(used_bytes=250 * GIB, missing_bytes=160 * GIB)
+    lines = page_of(answer)
     assert lines[0] == "used        250 GiB of 100 GiB (above the limit)"
+    assert lines[-1] == "160 GiB too much stays, and belongs to no version (catalogs, what nodes tell)."
+    lines = page_of({**answer, "stays": [staying(Rule.PINNED, GIB)]})
     assert lines[-1] == "160 GiB too much stays, for the reasons above."
 
 

@@ -184,6 +184,15 @@ def test_status_tells_what_was_not_filled_while_that_is_news() -> None:
     assert not told(state="ok", unfilled_at_s=None)
 
 
+def test_status_tells_who_evicts_and_what_is_wrong_with_that() -> None:
+    eviction = {"host": "gpu1", "ago_s": 7.0, "leaving_bytes": 2**30, "trouble": "all is owed"}
+    nobody = {"host": "", "ago_s": None, "leaving_bytes": 0, "trouble": "no round"}
+    shown = Page(NOW_S).status(STATUS | {"eviction": eviction})
+    assert "eviction    by gpu1, 7s ago, 1.00 GiB are leaving\n            all is owed\n" in shown
+    assert "\neviction    no round\n" in Page(NOW_S).status(STATUS | {"eviction": nobody})
+    assert "eviction" not in Page(NOW_S).status(STATUS | {"eviction": None})
+
+
 def test_status_names_drifted_files_and_keys_left_out_with_the_reason() -> None:
     page = status_page()
     assert (

@@ -190,7 +190,7 @@ def daemon(running: Daemon) -> Finding:
             f"{measured}: {running.eviction}",
             "If snapshots hold what was deleted: delete those of the volume, and have none made (ONTAP:"
             " -snapshot-policy none). If it is not known what a node uses: see `dsfs status --nodes`, and stop or"
-            " update that one.",
+            " update that one. If there was no round: the logs of the daemons say why.",
         )
     if running.version != __version__:
         return note(measured, f"This is dsfs {__version__}: restart the daemon to run it.")
