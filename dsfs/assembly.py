@@ -35,6 +35,7 @@ from dsfs.cache.open import Opener
 from dsfs.cache.pool import Bridge, Pool
 from dsfs.cache.read import Reader
 from dsfs.cache.recovery import Recovery
+from dsfs.cache.refill import Refiller
 from dsfs.cache.roomkeeper import RoomKeeper
 from dsfs.cache.segments import SegmentTable
 from dsfs.cache.shares import ShareBook
@@ -118,6 +119,9 @@ class Assembly:
             self.memory, self.lanes, bridge, self.filler, claims, services, metrics, config.origin.timeout_s,
             random.Random(),
         )  # fmt: skip
+        self.refiller = Refiller(
+            self.segments, self.memory, self.filler, self.room, self.health, self.filling_pool
+        )
         self.readahead = Readahead(self.fetcher, self.segments, config.origin.connections)
         self.library = Library(
             Catalogs(

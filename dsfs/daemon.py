@@ -110,6 +110,7 @@ class Daemon:
             await services.start(self.parts.room_keeper.serve)
             services.start_soon(self.parts.filler.keep_index)
             services.start_soon(self.parts.filler.keep_sealing)
+            services.start_soon(self.parts.refiller.serve)
             services.start_soon(self.parts.segments.serve)
             services.start_soon(self.parts.readahead.serve)
             services.start_soon(self.parts.health.serve)
