@@ -38,6 +38,7 @@ PATIENCE_S = 3.0  # with others who change it, each for some milliseconds
 LEAST_POLL_S, MOST_POLL_S = 0.002, 0.05
 STUCK_S = 120.0  # longer than any lease of a server
 OWN = Amount(PAGE)  # the file itself, which is there, and empty
+STOOD_STILL = "this node has stood still at the account of room"
 COUNTED_AT_ONCE = 2_000  # files: a second or so, for which the others wait
 
 
@@ -76,8 +77,10 @@ class SharedAccount:
         """
         with self._using(), self._turn():
             began_s = self._clock()
-            content = self._file.content()
-            before = account_in(content or b"")
+            reach("account.locked")
+            if (content := self._file.held_content()) is None:
+                raise NoRoomError(STOOD_STILL)
+            before = account_in(content)
             if before is None and content:
                 log.warning("the account of room is damaged: what is in the backing directory is counted anew")
             account = change(before or self._begun())
@@ -175,7 +178,7 @@ class SharedAccount:
     def _check_in_time(self, began_s: float) -> None:
         """NoRoomError if this node has stood still for so long that the others have left it behind."""
         if self._clock() - began_s > STUCK_S / 2 and not self._file.is_current():
-            raise NoRoomError("this node has stood still at the account of room")
+            raise NoRoomError(STOOD_STILL)
 
     # ---------------------------------------------------------------- counting
 

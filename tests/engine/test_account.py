@@ -16,6 +16,7 @@ from dsfs.model.errors import NoRoomError
 from dsfs.model.retention import NOTHING, Amount
 from dsfs.storage import account as account_file
 from dsfs.storage.account import OWN, STUCK_S, SharedAccount, count
+from dsfs.storage.accountfile import AccountFile
 from dsfs.storage.filesystem import file_system_of
 from dsfs.storage.room import Room
 from dsfs.storage.turn import Turn
@@ -241,6 +242,31 @@ def test_node_that_is_frozen_with_the_lock_is_left_behind_and_takes_nothing_when
     assert looked(tmp_path).left_to(other) == granted.left_to(other)
     assert there(tmp_path).size_bytes + granted.left_to(other).size_bytes <= LIMIT
     account.close()
+
+
+def test_node_that_stood_still_before_it_read_does_not_change_what_it_has_not_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory(tmp_path)
+    a, b = (shared(tmp_path, node) for node in "ab")
+
+    def take(account: SharedAccount) -> Account:
+        return account.change(lambda found: found.grant(account.holder, Amount(MIB), LIMIT, WIDE))
+
+    take(b)
+    gate = Faults(monkeypatch).hold("account.locked")
+    taken = in_background(lambda: take(a))
+    assert gate.reached.wait(WAIT_S)
+    other = AccountFile(tmp_path / "account", file_system_of(tmp_path))
+    other.content()
+    other.renew()
+    gate.open()
+    with pytest.raises(NoRoomError, match="stood still"):
+        taken.result(WAIT_S)
+    assert looked(tmp_path).nodes == {"b"}
+    assert take(a).nodes == {"a", "b"}
+    for account in (a, b):
+        account.close()
 
 
 def test_two_nodes_that_leave_a_third_behind_at_once_lose_no_grant(
