@@ -338,11 +338,17 @@ class Evictor:
                 count += trashed is not None
         if count:
             log.info("%d segments are taken away that belong to no version", count)
+        faults: list[OSError] = []
         for version in survey.versions:
             if version.is_current or version.is_active(survey.now_ns):
                 continue
             if all(segment.others for segment in self._surveyor.census.segments_of(version.key)):
-                self._trash.hide_generation(version.key, survey.now_ns)
+                try:
+                    self._trash.hide_generation(version.key, survey.now_ns)
+                except OSError as exc:
+                    faults.append(exc)  # the others need not wait for it
+        if faults:
+            raise faults[0]
 
     def _has_turn(self) -> bool:
         """Whether it is this node's turn, or that of one that has shown no sign of life for a lease."""

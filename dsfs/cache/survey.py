@@ -103,14 +103,15 @@ class Surveyor:
         while (scan := self.census.scan(look.now_ns)).since_ns is None and is_whole:
             if scan.trouble:
                 raise BackingError(f"the backing directory cannot be looked through: {scan.trouble}")
-        self._past.note(look)
-        generations = [self._generation(held) for held in self.census.generations()]
-        self._learn_uses(look.now_ns, {generation.version for generation in generations})
+        held_generations, pins = self.census.generations(), self._pins.all()
+        self._learn_uses(look.now_ns, {held.key[:2] for held in held_generations})
+        self._past.note(look)  # after what may fail: who looks again has to know since when something was seen
+        generations = [self._generation(held) for held in held_generations]
         versions = cached_versions(
             generations,
             uses,
             [replace(use, used_ns=self._past.time_ns(names, use.used_ns)) for names, use in self._last_uses.items()],
-            self._pins.all(),
+            pins,
             self._retention_of,
             look.now_ns,
             reused=self._reused,

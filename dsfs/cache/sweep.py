@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from pathlib import PurePath
 
 from dsfs.cache.survey import Survey, Surveyor
@@ -69,7 +70,7 @@ class Sweeper:
         self._deleted_bytes = 0
         self._owed_s: float | None = None  # since when nothing could be deleted
         self._met: dict[str, tuple[int, float]] = {}  # when each was first seen here, by the server's clock and by ours
-        self._refused: set[str] = set()  # what could not be deleted
+        self._refused: dict[str, float] = {}  # what could not be deleted, and when that was tried last
         self._count: _Count | None = None
         self._counted_s: float | None = None
 
@@ -109,8 +110,9 @@ class Sweeper:
         met = ((trashed.name, self._met.get(trashed.name, now)) for trashed in present)
         # By a clock that was set back since, it would be met in the future.
         self._met = {name: (min(met_ns, now[0]), met_s) for name, (met_ns, met_s) in met}
-        self._refused &= self._met.keys()
-        present.sort(key=lambda trashed: trashed.name in self._refused)  # last: nothing else is to wait for them
+        self._refused = {name: tried_s for name, tried_s in self._refused.items() if name in self._met}
+        # What was refused last of all: nothing else is to wait for it.
+        present.sort(key=lambda trashed: self._refused.get(trashed.name, -inf))
         # Where there is room enough, what is owed does no harm: it is the limit that makes versions leave.
         room = survey.room
         budget = max(self._ledger.may_delete(self._limit_bytes), (room.free - room.floor).size_bytes)
@@ -128,10 +130,10 @@ class Sweeper:
                         is_short = True
                         break
                     time.sleep(self._pace.wait_s(time.monotonic()))
-                    self._refused.add(trashed.name)
+                    self._refused[trashed.name] = self._clock()
                     freed += self._trash.delete(trashed.name)
                     notes.deleted(trashed.name)
-                    self._refused.remove(trashed.name)
+                    del self._refused[trashed.name]
                     count += 1
         finally:
             self._deleted_bytes = freed.size_bytes

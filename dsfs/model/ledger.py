@@ -66,8 +66,8 @@ class Ledger:
 
     def take_over(self, owed_bytes: int) -> None:
         """So much is owed to who has deleted until now."""
-        self.owed_bytes = self._looked_bytes = owed_bytes
-        self._deleted_bytes = 0
+        self._looked_bytes += owed_bytes - self.owed_bytes  # what was tried here stays tried
+        self.owed_bytes = owed_bytes
 
     def correct(self, difference_bytes: int) -> None:
         """So much more is used than was known, as a new count says: nobody has filled it since."""

@@ -37,7 +37,9 @@ ACCOUNT, COUNT = "account", "count"
 PATIENCE_S = 3.0  # with others who change it, each for some milliseconds
 LEAST_POLL_S, MOST_POLL_S = 0.002, 0.05
 STUCK_S = 120.0  # longer than any lease of a server
+PAUSE_S = 60.0  # so long after the last look at who has the lock, it may be at another one
 OWN = Amount(PAGE)  # the file itself, which is there, and empty
+STOOD_STILL = "this node has stood still at the account of room"
 COUNTED_AT_ONCE = 2_000  # files: a second or so, for which the others wait
 
 
@@ -56,7 +58,8 @@ class SharedAccount:
         self._clock = clock
         self._can_lock = True
         self._counting: tuple[Turn, int] | None = None  # this node does, in that epoch
-        self._stuck: tuple[int, float] | None = None  # the sign of life of who has the lock, and since when it is that
+        # The sign of life of who has the lock, since when it is that, and when that was seen last.
+        self._stuck: tuple[int, float, float] | None = None
 
     @property
     def holder(self) -> Holder:
@@ -76,8 +79,10 @@ class SharedAccount:
         """
         with self._using(), self._turn():
             began_s = self._clock()
-            content = self._file.content()
-            before = account_in(content or b"")
+            reach("account.locked")
+            if (content := self._file.held_content()) is None:
+                raise NoRoomError(STOOD_STILL)
+            before = account_in(content)
             if before is None and content:
                 log.warning("the account of room is damaged: what is in the backing directory is counted anew")
             account = change(before or self._begun())
@@ -154,11 +159,13 @@ class SharedAccount:
     def _is_stuck(self) -> bool:
         """Whether somebody has had the lock for long."""
         sign, now_s = self._file.sign_of_life(), self._clock()
-        if self._stuck is None or self._stuck[0] != sign:
-            self._stuck = sign, now_s
-        if now_s - self._stuck[1] < STUCK_S:
+        since_s = now_s
+        if self._stuck is not None and self._stuck[0] == sign and now_s - self._stuck[2] <= PAUSE_S:
+            since_s = self._stuck[1]
+        self._stuck = sign, since_s, now_s
+        if now_s - since_s < STUCK_S:
             return False
-        log.info("a node has locked the account of room for %.0f s, and is left behind", now_s - self._stuck[1])
+        log.info("a node has locked the account of room for %.0f s, and is left behind", now_s - since_s)
         return True
 
     def _leave_behind(self) -> None:
@@ -175,7 +182,7 @@ class SharedAccount:
     def _check_in_time(self, began_s: float) -> None:
         """NoRoomError if this node has stood still for so long that the others have left it behind."""
         if self._clock() - began_s > STUCK_S / 2 and not self._file.is_current():
-            raise NoRoomError("this node has stood still at the account of room")
+            raise NoRoomError(STOOD_STILL)
 
     # ---------------------------------------------------------------- counting
 

@@ -40,6 +40,11 @@ class AccountFile:
         fd = self._opened(0)
         return None if fd is None else _read(fd)
 
+    def held_content(self) -> bytes | None:
+        """The same by who has the lock, or has to do without; None if it is another file's by now that has its name."""
+        fd = self._made()
+        return _read(fd) if self._is_in_place(fd) else None
+
     def replace(self, account: Account) -> None:
         """By who has the lock, or has to do without."""
         fd = self._made()

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import lmdb
-
 from dsfs.model.nodes import VersionKey
 from dsfs.model.retention import Amount
 from dsfs.model.trashname import TrashedFile, stamp_in
@@ -71,10 +69,7 @@ class Census:
         OSError if the backing directory is not at its place, or cannot be seen: then the answers are not to be used.
         BackingError if the local disk refuses.
         """
-        try:
-            return self._scanner.scan(now_ns, most_entries)
-        except lmdb.Error as exc:
-            raise self._file.failed(exc) from exc
+        return self._scanner.scan(now_ns, most_entries)
 
     @contextmanager
     def noting(self, now_ns: int) -> Iterator[Notes]:

@@ -147,9 +147,14 @@ class CensusFile:
     def _transaction(
         self, db: lmdb._Database | None = None, *, write: bool = False
     ) -> Iterator["lmdb.Transaction[bytes]"]:
-        """Whoever is in the file is in one of these."""
-        with self._mark.inside(), self._env.begin(db, write=write) as txn:
-            yield txn
+        """Whoever is in the file is in one of these.  BackingError if the disk refuses, or the file is damaged."""
+        try:
+            with self._mark.inside(), self._env.begin(db, write=write) as txn:
+                yield txn
+        except lmdb.Error as exc:
+            if isinstance(exc, DAMAGED) and remove(self._path):
+                log.warning("census %s is damaged; it is made anew by the next start: %s", self._path, exc)
+            raise BackingError(f"census {self._path}: {exc}") from exc
 
     # ---------------------------------------------------------------- reading
 
@@ -210,15 +215,12 @@ class CensusFile:
     @contextmanager
     def change(self, now_ns: int) -> Iterator[Change]:
         """A transaction: all that is put in the block becomes true, or nothing.  BackingError if the disk refuses."""
-        try:
-            reach("census.write")
-            with self._transaction(write=True) as txn:
-                change = Change(txn, self._dbs, self.generations, now_ns)
-                yield change
-                change.end()
-            reach("census.written")
-        except lmdb.Error as exc:
-            raise self.failed(exc) from exc
+        reach("census.write")
+        with self._transaction(write=True) as txn:
+            change = Change(txn, self._dbs, self.generations, now_ns)
+            yield change
+            change.end()
+        reach("census.written")
         with self._lock:
             for path, folder in change.folders.items():
                 if folder is None:
@@ -227,12 +229,6 @@ class CensusFile:
                     self.folders[path] = folder
             for number, generation in change.generations.items():
                 self._note(number, generation)
-
-    def failed(self, exc: lmdb.Error) -> BackingError:
-        """What that means; if the file is damaged, the next start makes it anew."""
-        if isinstance(exc, DAMAGED) and remove(self._path):
-            log.warning("census %s is damaged; it is made anew by the next start: %s", self._path, exc)
-        return BackingError(f"census {self._path}: {exc}")
 
     def _note(self, number: int, generation: Generation | None) -> None:
         """That is what the file says of it now; None: nothing."""

@@ -175,11 +175,14 @@ class GenerationStore:
         try:
             reach("generation.share")
             self._shared.stat()  # else a copy would be made on the disk below an NFS that is not mounted any more
-            with self._taking(_size_of(placed)):
-                _copy(placed, self._shared / dataset / version)
+            there = self._there(dataset, version, placed.generation)
+            if not _is_same_at(there, placed):  # it may have been there all the while, in a silence
+                with self._taking(_size_of(placed)):
+                    _copy(placed, there.parent)
             self.unshared.discard(placed)
         except NoRoomError as exc:
-            log.info("catalog %s is for this node only yet: %s", placed.path, exc)
+            level = logging.DEBUG if is_again else logging.INFO
+            log.log(level, "catalog %s is for this node only yet: %s", placed.path, exc)
         except UNDESCRIBED as exc:
             level = logging.DEBUG if is_again else logging.WARNING
             log.log(level, "catalog %s cannot be put into the backing directory yet: %s", placed.path, exc)
@@ -190,6 +193,14 @@ class GenerationStore:
         except OSError as exc:
             log.warning("catalog %s cannot be copied: %s", placed.path, exc)
             return None
+
+
+def _is_same_at(path: Path, placed: PlacedGeneration) -> bool:
+    """Whether the generation lies there, too, whole, and counts as new as it does here."""
+    with suppress(*UNDESCRIBED):
+        found = described(path)
+        return found.sequence == placed.sequence and _is_whole(found)
+    return False
 
 
 def _size_of(placed: PlacedGeneration) -> Amount:

@@ -45,7 +45,7 @@ def _open_sealed(place: Place) -> SealedFile | Filling | None:
                     remove_waste(path, ".map", ".part")
                 stamp = (place.blocks.size, header.inode, header.mtime_ns)
                 if is_unchanged(fd, stamp, place.fs):
-                    _tell_use(beside(path, ".sum"))
+                    _tell_use(path)
                     used.append(True)
                     return SealedFile(place.lock, fd, stamp, place.fs)
                 if not has_name(fd, place):
@@ -65,16 +65,23 @@ def _open_sealed(place: Place) -> SealedFile | Filling | None:
     return None
 
 
+def tell_end_of_use(sealed: SealedFile | None, path: Path) -> None:
+    """The segment is closed: what was open for days was used for days, and nobody has told."""
+    if sealed is not None and time.monotonic() - sealed.opened_s >= USE_TOLD_EVERY_S:
+        _tell_use(path)
+
+
 def _tell_use(path: Path) -> None:
     """The mtime of a segment's checksums tells all nodes, to the day, when it was last used on any.
 
     What it is has just been learned with their open.  It is the server's; that this node's clock may differ matters
     only where it is off by a day: then a use is told with each open.
     """
+    sums = beside(path, ".sum")
     try:
         reach("segment.tell_use")
-        if abs(time.time() - os.stat(path).st_mtime) >= USE_TOLD_EVERY_S:
-            os.utime(path)
+        if abs(time.time() - os.stat(sums).st_mtime) >= USE_TOLD_EVERY_S:
+            os.utime(sums)
     except OSError as exc:  # nothing is lost: it may leave sooner than it should
         log.debug("use of %s cannot be told: %s", path.name, exc)
 

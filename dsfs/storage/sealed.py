@@ -6,6 +6,7 @@ Concurrency: blocking calls, safe to use from several threads at once.
 import errno
 import os
 import threading
+import time
 
 from dsfs.model.readahead import MIB
 from dsfs.storage.faultpoint import reach
@@ -39,12 +40,13 @@ class SealBrokenError(Exception):
 
 
 class SealedFile(OpenFiles):
-    """The open file, and what fstat must say of it."""
+    """The open file, and what fstat must say of it.  `opened_s`: since when, by the monotonic clock."""
 
     def __init__(self, lock: threading.RLock, fd: int, stamp: Stamp, fs: FileSystem) -> None:
         super().__init__(lock)
         self.fd = fd
         self.stamp = stamp
+        self.opened_s = time.monotonic()
         self._fs = fs
 
     def close(self) -> None:

@@ -31,7 +31,7 @@ from dsfs.model.retention import NOTHING, Amount
 from dsfs.storage.faultpoint import reach
 from dsfs.storage.filesystem import FileSystem, is_there
 from dsfs.storage.filling import Filling, Place, correction, remove_all, remove_waste, unless_removed, write_sum
-from dsfs.storage.opening import is_in_place, open_files
+from dsfs.storage.opening import is_in_place, open_files, tell_end_of_use
 from dsfs.storage.presence import MISSING, TRUSTED, UNCHECKED, Presence
 from dsfs.storage.sealed import SealBrokenError, SealedFile, stamp_of
 
@@ -372,6 +372,7 @@ class SegmentFile:
     def close(self) -> None:
         """Close the files.  The caller knows that no other method runs."""
         with self._lock:
+            tell_end_of_use(self._sealed, self.path)
             self._retire()
             self.state = State.CLOSED
 

@@ -16,6 +16,7 @@ from dsfs.model.errors import NoRoomError
 from dsfs.model.retention import NOTHING, Amount
 from dsfs.storage import account as account_file
 from dsfs.storage.account import OWN, STUCK_S, SharedAccount, count
+from dsfs.storage.accountfile import AccountFile
 from dsfs.storage.filesystem import file_system_of
 from dsfs.storage.room import Room
 from dsfs.storage.turn import Turn
@@ -206,14 +207,17 @@ def test_who_cannot_have_its_turn_in_time_fills_nothing_and_a_lock_of_the_dead_i
     other = Turn(tmp_path / "account")
     assert other.try_take()
     account, work = shared(tmp_path, clock=clock), lambda found: found.tell(Holder("a", "1"), Statement())
-    for _ in range(2):
+
+    def refused_for(step_s: float, sign: int) -> None:
+        os.utime(tmp_path / "account", ns=(sign, sign))
         with pytest.raises(NoRoomError, match="another node is at the account"):
             account.change(work)
-        clock.now_s += STUCK_S - 1
-        other.show_life()
-    with pytest.raises(NoRoomError):
-        account.change(work)
-    clock.now_s += STUCK_S
+        clock.now_s += step_s
+
+    for sign in (1, 2, 3, 4):  # it lives
+        refused_for(STUCK_S / 2, sign)
+    for step_s in (STUCK_S, STUCK_S / 2, STUCK_S / 2):  # whether it was the same for so long is not known
+        refused_for(step_s, 5)
     for _ in range(2):
         assert account.change(work).is_counted
     other.end()
@@ -243,6 +247,31 @@ def test_node_that_is_frozen_with_the_lock_is_left_behind_and_takes_nothing_when
     account.close()
 
 
+def test_node_that_stood_still_before_it_read_does_not_change_what_it_has_not_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory(tmp_path)
+    a, b = (shared(tmp_path, node) for node in "ab")
+
+    def take(account: SharedAccount) -> Account:
+        return account.change(lambda found: found.grant(account.holder, Amount(MIB), LIMIT, WIDE))
+
+    take(b)
+    gate = Faults(monkeypatch).hold("account.locked")
+    taken = in_background(lambda: take(a))
+    assert gate.reached.wait(WAIT_S)
+    other = AccountFile(tmp_path / "account", file_system_of(tmp_path))
+    other.content()
+    other.renew()
+    gate.open()
+    with pytest.raises(NoRoomError, match="stood still"):
+        taken.result(WAIT_S)
+    assert looked(tmp_path).nodes == {"b"}
+    assert take(a).nodes == {"a", "b"}
+    for account in (a, b):
+        account.close()
+
+
 def test_two_nodes_that_leave_a_third_behind_at_once_lose_no_grant(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -257,10 +286,11 @@ def test_two_nodes_that_leave_a_third_behind_at_once_lose_no_grant(
     def take(account: SharedAccount) -> Account:
         return account.change(lambda found: found.grant(account.holder, Amount(MIB), LIMIT, WIDE))
 
-    for account in (a, b):
-        with pytest.raises(NoRoomError):
-            take(account)
-    clock.now_s += STUCK_S
+    for _ in range(2):
+        for account in (a, b):
+            with pytest.raises(NoRoomError):
+                take(account)
+        clock.now_s += STUCK_S / 2
     gate = Faults(monkeypatch).hold("account.renew")
     taken = in_background(lambda: take(a))
     assert gate.reached.wait(WAIT_S)

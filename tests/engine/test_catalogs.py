@@ -61,3 +61,23 @@ async def test_catalog_of_a_version_that_is_listed_in_a_silence_is_shared_after_
         assert shared(engine) == []
         mock_clock.jump(SHARE_AGAIN_S)
         await until(lambda: shared(engine), "the catalog")
+
+
+@pytest.mark.expects_log("does not answer; until it does", "answers again")
+async def test_catalog_that_is_there_is_not_copied_again_after_a_silence(
+    tmp_path: Path, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults = Faults(monkeypatch)
+    async with running(tmp_path, sample()) as engine:
+        await engine.open("v1/file")
+    async with running(tmp_path, sample(), Settings(backing_timeout_s=TIMEOUT_S)) as engine:
+        silence = Silence(engine, mock_clock, faults)
+        silence.begin()
+        await silence.notice()
+        await engine.open("v1/file")
+        assert engine.library._catalogs.store.unshared
+        await silence.end()
+        faults.reached.clear()
+        mock_clock.jump(SHARE_AGAIN_S)
+        await until(lambda: not engine.library._catalogs.store.unshared, "a look at what is shared")
+    assert "generation.copy" not in faults.reached

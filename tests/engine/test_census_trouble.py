@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -18,7 +18,6 @@ from dsfs.model.errors import BackingError
 from dsfs.model.retention import NOTHING
 from dsfs.storage import censusfile, censusnotes
 from dsfs.storage.censuschange import Change
-from dsfs.storage.censusfile import CensusFile
 from dsfs.storage.generations import CATALOG, SUMMARY
 from dsfs.storage.trash import Trash
 from tests.engine.stopping import DiedError, stopping_at
@@ -170,22 +169,32 @@ def test_generation_that_goes_and_stops_at_any_step_is_wholly_there_or_trash(
 
 
 @pytest.mark.expects_log("is damaged; it is made anew by the next start")
-@pytest.mark.parametrize("where", ["segments_in", "put"])
+@pytest.mark.parametrize(
+    ("where", "ask"),
+    [
+        ((censusfile, "decode_segment"), lambda place: place.scan()),
+        ((Change, "put"), lambda place: place.scan()),
+        ((censusfile, "decode_segment"), lambda place: list(place.census.segments_of(A))),
+        ((censusfile, "decode_time"), lambda place: list(place.census.orphans())),
+    ],
+    ids=["read in a round", "written in a round", "segments", "orphans"],
+)
 def test_census_that_proves_to_be_damaged_is_made_anew_by_the_next_start(
-    place: Place, monkeypatch: pytest.MonkeyPatch, where: str
+    place: Place, monkeypatch: pytest.MonkeyPatch, where: tuple[object, str], ask: Callable[[Place], object]
 ) -> None:
     for number in range(4):
         place.seal(number)
+    place.place(A, [0, 1])
     place.scan()
-    place.seal(4)
+    place.seal(6)  # in the folder of another one
 
     def damaged(*args: object) -> None:
         raise lmdb.CorruptedError("mdb_get: page 7")
 
     with monkeypatch.context() as patched:
-        patched.setattr(CensusFile if where == "segments_in" else Change, where, damaged)
+        patched.setattr(*where, damaged)
         with pytest.raises(BackingError, match=r"census\.mdb: mdb_get"):
-            place.scan()
+            ask(place)
     place.reopen()
     place.scan()
     place.assert_right()

@@ -1,6 +1,7 @@
 """Rounds of eviction one after the other, and what stands in their way: a full medium, what cannot be hidden."""
 
 import errno
+import os
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +17,20 @@ from dsfs.model.event import Kind
 from dsfs.model.pin import Pin
 from dsfs.model.trashname import TrashedFile
 from dsfs.storage.turn import Turn
-from tests.engine.engine import MIB, Settings, running, until
-from tests.engine.evicting import LARGE, Evicting, age, evicting, hidden, present, read, sample, short_beats
+from tests.engine.engine import MIB, PREFIX, Settings, running, until
+from tests.engine.evicting import (
+    DAY_S,
+    LARGE,
+    Evicting,
+    age,
+    evicting,
+    hidden,
+    present,
+    read,
+    sample,
+    short_beats,
+)
+from tests.engine.fake_origin import FakeOrigin
 from tests.engine.faults import Faults
 from tests.engine.test_sweep import open_segments
 from tests.rig.smallfs import SmallFilesystem
@@ -197,3 +210,32 @@ async def test_what_is_owed_is_known_also_where_it_cannot_be_written_down(
             with suppress(BackingError):
                 await found.evictor.evict(0)
         assert len(hidden(engine, at_least=MIB)) == 3  # one of them is larger than what may be owed
+
+
+async def test_old_generation_that_cannot_be_taken_away_keeps_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with evicting(tmp_path, "v1", "v2") as (engine, found):
+        assert isinstance(engine.origin, FakeOrigin)
+        dataset = await engine.library.dataset("photos")
+        for name in ("v1", "v2"):
+            engine.origin.put(f"{PREFIX}{name}/large", LARGE[::-1])
+            await engine.library.refresh(await engine.library.version(dataset, name))
+        folder = engine.backing.generations / "photos"
+        for catalog in folder.glob("*/*/catalog.mdb"):
+            stamp = catalog.stat().st_mtime_ns - DAY_S * 10**9
+            os.utime(catalog, ns=(stamp, stamp))
+        await found.evictor.evict(0)
+
+        def names() -> list[int]:
+            return [sum(".trash-" not in path.name for path in (folder / name).iterdir()) for name in ("v1", "v2")]
+
+        assert names() == [2, 2]
+        Faults(monkeypatch).fail("trash.rename", errno.EACCES)
+        found.beat()
+        with pytest.raises(OSError, match="Permission denied"):
+            found.evictor._round()
+        assert names() == [2, 1]
+        found.beat()
+        found.evictor._round()
+        assert names() == [1, 1]

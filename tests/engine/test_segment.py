@@ -108,6 +108,20 @@ def test_use_of_a_sealed_segment_is_told_to_the_day_by_the_mtime_of_its_checksum
     assert not is_told or abs(sums.stat().st_mtime - time.time()) < 60
 
 
+@pytest.mark.parametrize(("open_s", "is_told"), [(2 * DAY_S, True), (60, False)])
+def test_use_of_a_segment_that_was_open_for_days_is_told_when_it_is_closed(
+    sample: Sample, open_s: int, is_told: bool
+) -> None:
+    file = sample.sealed()
+    assert file._sealed is not None
+    file._sealed.opened_s -= open_s
+    sums = sample.path.with_suffix(".sum")
+    before_ns = sums.stat().st_mtime_ns - open_s * 10**9
+    os.utime(sums, ns=(before_ns, before_ns))
+    sample.close()
+    assert (sums.stat().st_mtime_ns != before_ns) == is_told
+
+
 def test_use_that_cannot_be_told_is_no_fault(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
     sample.sealed()
     sample.close()

@@ -159,3 +159,13 @@ def test_where_nothing_comes_back_each_try_takes_no_more_than_its_part(rounds: l
         paid += max(0, -others)
         tries += was_trying
         assert deleted <= BOUND + 2 * paid + tries * TRY
+
+
+def test_what_others_tell_of_in_between_is_no_reason_to_try_again_sooner() -> None:
+    ledger, used_bytes, deleted_bytes = Ledger(), 900_000, 0
+    for number in range(400):  # of 30 s each; a snapshot holds all that is deleted
+        ledger.take_over(ledger.owed_bytes)
+        ledger.note(30.0 * number, 0, used_bytes, deleted_bytes)
+        deleted_bytes = ledger.may_delete(1_000_000)
+        used_bytes -= deleted_bytes
+    assert used_bytes >= 820_000
