@@ -39,7 +39,7 @@ def examine(area: Area[Any]) -> Iterator[Row]:
     """One row for each check, as soon as it is there.  ChildError for a bug in a measurement."""
     child = Child(lambda send: _measure(area, send))
     silent = ""
-    is_clean = True  # the first check of an area leaves nothing behind
+    is_clean = False  # the child may be ahead of what is received
     try:
         for check in area.checks:
             if silent:
@@ -49,10 +49,10 @@ def examine(area: Area[Any]) -> Iterator[Row]:
                 outcome = child.receive(check.deadline_s)
             except TimeoutError:
                 silent = f"no answer to {check.name}"
+                is_clean = check is area.checks[0]  # which leaves nothing behind, and cleaning would hang, too
                 finding = fail(f"no answer within {check.deadline_s:g} s", area.silent)
                 yield Row(check.name, finding, None, check.deadline_s)
             else:
-                is_clean = False
                 yield _judged(check, outcome)
         if not silent:
             with suppress(TimeoutError):
