@@ -39,7 +39,10 @@ def wait_sealed(node: Node, version: SourceVersion) -> None:
 
 
 def wait_for_files(folder: Path, wanted: list[str]) -> None:
-    wait_until(lambda: files_below(folder) == wanted, SEAL_TIMEOUT_S, f"these and no others below {folder}: {wanted}")
+    try:
+        wait_until(lambda: files_below(folder) == wanted, SEAL_TIMEOUT_S, "all being sealed")
+    finally:
+        assert files_below(folder) == wanted, "these, and no others"
 
 
 def flags_of_open_files(pid: int, suffix: str) -> list[int]:
