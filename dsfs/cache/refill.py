@@ -49,6 +49,8 @@ class Refiller:
 
     async def look(self) -> None:
         """Fill what is in memory, one run after the other, until there is no room."""
+        if self.room.unfilled_at_s is None:
+            return  # nothing ever found no room
         for run in [run for segment in self.segments for run in set(segment.runs.values())]:
             if not self._is_unfilled(run):
                 continue
