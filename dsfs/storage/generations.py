@@ -46,6 +46,7 @@ CATALOG = "catalog.mdb"
 SUMMARY = "summary.json"
 SEGMENTS = "segments"
 FOLDERS = 3
+TAKEN = frozenset({errno.ENOTEMPTY, errno.EEXIST})  # what a rename says where there is a directory
 UNDESCRIBED = (OSError, ValueError, KeyError, TypeError)
 
 Taking = Callable[[Amount], AbstractContextManager[None]]
@@ -184,7 +185,9 @@ class GenerationStore:
             level = logging.DEBUG if is_again else logging.INFO
             log.log(level, "catalog %s is for this node only yet: %s", placed.path, exc)
         except UNDESCRIBED as exc:
-            level = logging.DEBUG if is_again else logging.WARNING
+            # Two nodes at the same moment: over NFSv3 the slower one may not see yet what is there.
+            is_overtaken = isinstance(exc, OSError) and exc.errno in TAKEN
+            level = logging.DEBUG if is_again else logging.INFO if is_overtaken else logging.WARNING
             log.log(level, "catalog %s cannot be put into the backing directory yet: %s", placed.path, exc)
 
     def _copied(self, placed: PlacedGeneration, folder: Path) -> PlacedGeneration | None:
@@ -336,7 +339,7 @@ def _renamed(new: Path, final: Path) -> bool:
     try:
         os.rename(new, final)
     except OSError as exc:
-        if exc.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+        if exc.errno not in {*TAKEN, errno.ENOTDIR}:
             raise
         return False
     return True

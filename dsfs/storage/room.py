@@ -190,14 +190,32 @@ class Room:
 
     @contextmanager
     def taking(self, wanted: Amount) -> Iterator[None]:
-        """The block writes so much, or raises and writes nothing; NoRoomError if there is no room."""
-        self.reserve(wanted)
-        written = NOTHING
+        """The block writes so much, or raises and writes nothing; NoRoomError if there is no room.
+
+        It is of what nodes tell each other: where data has taken all that it may, there is what is left for that.
+        """
+        reserved, written = wanted, NOTHING
+        try:
+            self.reserve(wanted)
+        except NoRoomError as exc:
+            if exc.reason != Refusal.LIMIT.value or not self._is_left(wanted):
+                raise
+            reserved = NOTHING
         try:
             yield
             written = wanted
         finally:
-            self.settle(wanted, written)
+            self.settle(reserved, written)
+            if reserved != wanted:
+                with suppress(NoRoomError, OSError):
+                    self.tell()  # the next one is to know
+
+    def _is_left(self, wanted: Amount) -> bool:
+        try:
+            account = self.account.look()
+            return account is not None and account.refusal(wanted, self.limit_bytes, self.there()) is None
+        except OSError:
+            return False
 
     @contextmanager
     def beginning(self, file: SegmentFile) -> Iterator[None]:

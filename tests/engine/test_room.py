@@ -5,6 +5,7 @@ import os
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from dsfs.model.errors import NoRoomError
 from dsfs.model.nodes import LEASE_S
 from dsfs.model.retention import NOTHING, Amount
 from dsfs.storage import account, faultpoint
-from dsfs.storage.room import BUSY_BELIEVED_S, Room
+from dsfs.storage.room import BUSY_BELIEVED_S, SMALL_PART, Room
 from dsfs.storage.turn import Turn
 from tests.engine.backing_sample import Clock, directory, room_of, segment_of
 from tests.engine.faults import Faults
@@ -25,6 +26,26 @@ MIB = 1024 * 1024
 WAIT_S = 30
 ONE = Amount(1)
 
+
+
+def test_what_nodes_tell_each_other_has_room_where_data_has_none(tmp_path: Path) -> None:
+    room = room_of(directory(tmp_path))
+    room.limit_bytes = 64 * MIB
+    small = Amount(64 * MIB // SMALL_PART // 2)
+    step = Amount(MIB // 32)
+    with suppress(NoRoomError):
+        while True:
+            room.reserve(step)
+            room.settle(step, step)
+    with pytest.raises(NoRoomError, match="limit is reached"):
+        room.reserve(small)
+    before = room.used_bytes
+    with room.taking(small):
+        pass
+    assert room.used_bytes == before + small.size_bytes
+    with pytest.raises(NoRoomError, match="limit is reached"), room.taking(small + small + small):
+        pass
+    assert room.used_bytes <= 64 * MIB
 
 
 def test_reservations_are_held_against_the_limit(tmp_path: Path) -> None:
