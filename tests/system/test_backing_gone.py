@@ -181,7 +181,8 @@ def test_node_that_is_pointed_at_another_directory_tells_what_that_one_holds(
     node.config.write_text(node.config.read_text().replace(str(node.backing), str(tmp_path / "full")))
     proxy.reset()
     node.start()
-    assert node.ask("status")["backing"]["used_bytes"] == used_bytes
+    # Seals that ended after the first look have freed their maps.
+    assert node.ask("status")["backing"]["used_bytes"] == pytest.approx(used_bytes, rel=0.01)
     assert node.version(version.name)["resident_bytes"] == version.size_bytes
     assert version.wrong_files(node.mountpoint) == []
     assert proxy.data_bytes == 0
