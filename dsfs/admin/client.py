@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from dsfs.admin import protocol
-from dsfs.model.errors import DaemonUnreachableError, DsfsError
+from dsfs.model.errors import BusyError, DaemonUnreachableError, DsfsError
 
 ANSWER_S = 30.0
+PING_S = 10.0  # of silence, while an answer may take any time; then the daemon is asked whether it lives
 
 
 class ControlClient:
@@ -24,7 +25,7 @@ class ControlClient:
     def call(
         self, verb: str, args: dict[str, Any] | None = None, *, timeout_s: float | None = ANSWER_S
     ) -> Any:
-        """The daemon's answer to one request; None waits as long as it lives.
+        """The daemon's answer to one request; None waits as long as it lives, and does not stand still.
 
         Raises DaemonUnreachableError if nobody answers, and the daemon's own error where it says no.
         """
@@ -33,7 +34,7 @@ class ControlClient:
             try:
                 with suppress(ConnectionError):  # who is refused may be answered before it has asked
                     connection.sendall(protocol.line_of({"verb": verb, "args": args or {}}))
-                line = _received_line(connection, deadline_s)
+                line = self._received_line(connection, deadline_s)
             except TimeoutError:
                 raise DaemonUnreachableError(
                     f"the daemon on {self.path} has not answered for {timeout_s:g} s"
@@ -50,6 +51,24 @@ class ControlClient:
         except (ValueError, KeyError, TypeError):
             raise DsfsError(f"what answers on {self.path} is not dsfs") from None
         raise protocol.error_of(message, kind)
+
+    def _received_line(self, connection: socket.socket, deadline_s: float | None) -> bytes:
+        """Everything up to the first newline, or up to where the other end closed.  TimeoutError."""
+        received = bytearray()
+        while not received.endswith(b"\n"):
+            connection.settimeout(PING_S if deadline_s is None else max(0.001, deadline_s - time.monotonic()))
+            try:
+                more = connection.recv(1 << 20)
+            except TimeoutError:
+                if deadline_s is not None:
+                    raise
+                with suppress(BusyError):  # which only who lives can be
+                    self.call("ping", timeout_s=ANSWER_S)
+                continue
+            if not more:
+                break
+            received += more
+        return bytes(received)
 
     def daemon_pid(self) -> int | None:
         """The process that listens; None where this side cannot see it (another PID namespace)."""
@@ -74,18 +93,3 @@ class ControlClient:
                 " `dsfs mount` starts one"
             ) from None
         return connection
-
-
-def _received_line(connection: socket.socket, deadline_s: float | None) -> bytes:
-    """Everything up to the first newline, or up to where the other end closed."""
-    received = bytearray()
-    while not received.endswith(b"\n"):
-        if deadline_s is None:
-            connection.settimeout(None)
-        else:
-            connection.settimeout(max(0.001, deadline_s - time.monotonic()))
-        more = connection.recv(1 << 20)
-        if not more:
-            break
-        received += more
-    return bytes(received)

@@ -47,6 +47,7 @@ class Verbs:
             "drop": Verb(self.drop, changes=True),
             "refresh": Verb(self.refresh, changes=True),
             "stop": Verb(self.stop, changes=True),
+            "ping": Verb(self.ping, changes=False),
         }
 
     async def status(self, args: dict[str, Any]) -> Answer:
@@ -95,6 +96,10 @@ class Verbs:
 
     async def stop(self, args: dict[str, Any]) -> Answer:
         self.begin_stop(now=bool(args.get("now")))
+        return {}
+
+    async def ping(self, args: dict[str, Any]) -> Answer:
+        """That the daemon does not stand still."""
         return {}
 
     def _tell(self, kind: Kind, version: Version, args: dict[str, Any], bytes: int) -> None:

@@ -23,7 +23,7 @@ from dsfs.storage.nodes import NodesDirectory
 
 log = logging.getLogger(__name__)
 
-MOST_WAITING = 1_000
+MOST_WAITING = 10_000  # some MB; as many as one round or `dsfs evict` may have versions leave
 BATCH = 32  # far less than a file takes
 RETRY_S = 10.0
 TIDY_S = 86_400.0

@@ -97,6 +97,8 @@ class Change:
     def _hold(self, number: int, size_bytes: int, inodes: int) -> None:
         found = self.generations.get(number)
         if found is None:
+            if number not in self._known:
+                raise lmdb.CorruptedError(f"a segment belongs to generation {number}, which is none")
             found = self.generations[number] = replace(self._known[number])
         found.held_bytes += size_bytes
         found.held_inodes += inodes

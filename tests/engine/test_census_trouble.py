@@ -18,6 +18,7 @@ from dsfs.model.errors import BackingError
 from dsfs.model.retention import NOTHING
 from dsfs.storage import censusfile, censusnotes
 from dsfs.storage.censuschange import Change
+from dsfs.storage.censusrecords import SegmentEntry, encode_segment
 from dsfs.storage.generations import CATALOG, SUMMARY
 from dsfs.storage.trash import Trash
 from tests.engine.stopping import DiedError, stopping_at
@@ -195,6 +196,28 @@ def test_census_that_proves_to_be_damaged_is_made_anew_by_the_next_start(
         patched.setattr(*where, damaged)
         with pytest.raises(BackingError, match=r"census\.mdb: mdb_get"):
             ask(place)
+    place.reopen()
+    place.scan()
+    place.assert_right()
+
+
+@pytest.mark.expects_log("is damaged; it is made anew by the next start")
+@pytest.mark.parametrize(
+    "record",
+    [b"\xff" * 7, encode_segment(SegmentEntry(PAGE, PAGE, 0, 0, 2, False, (4711,)))],
+    ids=["too short", "of a generation that is none"],
+)
+def test_census_with_a_record_that_cannot_be_is_made_anew_by_the_next_start(place: Place, record: bytes) -> None:
+    place.seal(0)
+    place.place(A, [0])
+    place.scan()
+    place.census.close()
+    with lmdb.open(str(place.state / "census.mdb"), subdir=False, max_dbs=7) as env, env.begin(write=True) as txn:
+        txn.put(bytes.fromhex(identity(0)), record, db=env.open_db(b"segments", txn))
+    place.reopen_only()
+    place.drop(0)
+    with pytest.raises(BackingError, match=r"census\.mdb: "):
+        place.scan()
     place.reopen()
     place.scan()
     place.assert_right()

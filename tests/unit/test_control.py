@@ -17,6 +17,7 @@ import pytest
 import trio
 import trio.testing
 
+from dsfs.admin import client as client_module
 from dsfs.admin import control, protocol
 from dsfs.admin.client import ControlClient
 from dsfs.admin.control import ControlServer, Peer, Verb
@@ -300,6 +301,38 @@ async def test_daemon_that_does_not_answer_is_given_up(path: Path) -> None:
     async with serving(path, {"status": Verb(forever, changes=False)}) as client:
         with pytest.raises(DaemonUnreachableError, match=r"has not answered for 0\.05 s"):
             await trio.to_thread.run_sync(lambda: client.call("status", timeout_s=0.05))
+
+
+@pytest.mark.trio
+async def test_answer_that_takes_long_is_waited_for_as_long_as_the_daemon_lives(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "PING_S", 0.01)
+    pinged = trio.Event()
+
+    async def ping(args: dict[str, Any]) -> object:
+        pinged.set()
+        raise BusyError("too many connections")  # also that is an answer
+
+    async def evict(args: dict[str, Any]) -> object:
+        await pinged.wait()
+        return "done"
+
+    async with serving(path, {"ping": Verb(ping, changes=False), "evict": Verb(evict, changes=False)}) as client:
+        assert await trio.to_thread.run_sync(lambda: client.call("evict", timeout_s=None)) == "done"
+
+
+@pytest.mark.trio
+async def test_daemon_that_comes_to_stand_still_is_given_up_however_long_an_answer_may_take(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "PING_S", 0.01)
+    monkeypatch.setattr(client_module, "ANSWER_S", 0.1)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        with pytest.raises(DaemonUnreachableError, match=r"has not answered for 0\.1 s"):
+            await trio.to_thread.run_sync(lambda: ControlClient(path).call("evict", timeout_s=None))
 
 
 @pytest.mark.trio
