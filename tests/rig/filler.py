@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
@@ -35,10 +36,12 @@ HURRIED_S = 1.0
 class FillingNode:
     """Fills a backing directory as the daemon of a node does, without a reader."""
 
-    def __init__(self, folder: Path, node: str, limit_bytes: int) -> None:
+    def __init__(
+        self, folder: Path, node: str, limit_bytes: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.backing = BackingDirectory(folder)
-        self.account = SharedAccount(folder, file_system_of(folder), lambda: node)
-        self.room = Room(self.backing, self.account, limit_bytes, lambda total: 0)
+        self.account = SharedAccount(folder, file_system_of(folder), lambda: node, clock)
+        self.room = Room(self.backing, self.account, limit_bytes, lambda total: 0, clock)
         self.room.keep()
         self.filled = 0
         self._node = node
