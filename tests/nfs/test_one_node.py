@@ -39,10 +39,13 @@ def wait_sealed(node: Node, version: SourceVersion) -> None:
 
 
 def wait_for_files(folder: Path, wanted: list[str]) -> None:
+    """These, and no others; in a guest, whose failures are told without what pytest says of them."""
     try:
         wait_until(lambda: files_below(folder) == wanted, SEAL_TIMEOUT_S, "all being sealed")
-    finally:
-        assert files_below(folder) == wanted, "these, and no others"
+    except TimeoutError as exc:
+        there = set(files_below(folder))
+        missing, beside = sorted(set(wanted) - there), sorted(there - set(wanted))
+        raise AssertionError(f"{exc}: {missing} are missing, {beside} are too many") from None
 
 
 def flags_of_open_files(pid: int, suffix: str) -> list[int]:
