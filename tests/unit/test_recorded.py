@@ -7,6 +7,7 @@ from random import Random
 import pytest
 
 from bench.errors import BenchError
+from bench.simulate.cases import CASES
 from bench.simulate.record import RECORDED, finished
 from bench.simulate.recorded import FOLDER, FileRead, Recording, load, place, read, write
 
@@ -76,8 +77,9 @@ def test_small_version_is_read_in_the_recorded_order_of_its_files() -> None:
         recording.passes(range(5), 1, Random(1))
 
 
-def test_every_recording_is_there() -> None:
+def test_every_recording_is_there_and_has_a_case() -> None:
     assert {path.name for path in FOLDER.iterdir()} == {place(name).name for name in RECORDED}
+    assert sum(case.is_recorded for case in CASES) >= len(RECORDED)
 
 
 @pytest.mark.parametrize("name", RECORDED)
