@@ -1,9 +1,9 @@
 """Traces: who reads which segment of which version, and when.  What is left to chance comes from a seed."""
 
 from bisect import bisect
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, chain
 from random import Random
 
 
@@ -52,19 +52,41 @@ def epochs(
     shuffle: Random | None = None,
 ) -> tuple[Job, list[Read]]:
     """All of the segments, `count` times, at `rate` segments a second, each time in another order if `shuffle`d."""
+    orders = shuffled(segments, count, shuffle) if shuffle else [list(segments)] * count
+    return in_orders(version, orders, rate=rate, start_s=start_s)
+
+
+def shuffled(segments: Iterable[int], count: int, chance: Random) -> list[list[int]]:
+    """`count` orders of the segments."""
     order = list(segments)
-    reads: list[Read] = []
+    orders = []
     for _ in range(count):
-        if shuffle is not None:
-            shuffle.shuffle(order)
-        reads += [Read(start_s + (len(reads) + i) / rate, version, segment) for i, segment in enumerate(order)]
+        chance.shuffle(order)
+        orders.append(order.copy())
+    return orders
+
+
+def in_orders(
+    version: int, orders: Iterable[list[int]], *, rate: float, start_s: float = 0.0
+) -> tuple[Job, list[Read]]:
+    """One epoch in each of the orders."""
+    reads = [Read(start_s + i / rate, version, segment) for i, segment in enumerate(chain.from_iterable(orders))]
     return Job(version, start_s, start_s + len(reads) / rate), reads
 
 
 def zipf_uses(
-    sizes: list[int], uses: int, passes: tuple[int, ...], rate: float, gap_s: float, chance: Random
+    sizes: list[int],
+    uses: int,
+    passes: tuple[int, ...],
+    rate: float,
+    gap_s: float,
+    chance: Random,
+    orders: Callable[[range, int, Random], list[list[int]]],
 ) -> Iterator[tuple[Job, list[Read]]]:
-    """Jobs one after the other, some overlapping, each on a version drawn by Zipf's law (exponent 1)."""
+    """Jobs one after the other, some overlapping, each on a version drawn by Zipf's law (exponent 1).
+
+    `orders`: those in which so many passes read these segments; `shuffled` is one.
+    """
     ranks = list(range(len(sizes)))
     chance.shuffle(ranks)
     weights = list(accumulate(1 / (rank + 1) for rank in ranks))
@@ -72,5 +94,5 @@ def zipf_uses(
     for _ in range(uses):
         version = bisect(weights, chance.random() * weights[-1])
         count = chance.choice(passes)
-        yield epochs(version, range(sizes[version]), count, rate=rate, start_s=start_s, shuffle=chance)
+        yield in_orders(version, orders(range(sizes[version]), count, chance), rate=rate, start_s=start_s)
         start_s += chance.expovariate(1 / gap_s)

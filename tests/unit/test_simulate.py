@@ -28,7 +28,15 @@ def figures(case: Case) -> tuple[float, float, float]:
     return tuple(case.measure(policy, CAPACITY, SEED)[0] for policy in (ours, lru, belady))  # type: ignore[return-value]
 
 
-@pytest.mark.parametrize("name", ["epochs in order, 1.25 x", "epochs shuffled, 1.25 x"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "epochs in order, 1.25 x",
+        "epochs shuffled, 1.25 x",
+        "recorded: epochs in order, 1.25 x",
+        "recorded: epochs shuffled, 1.25 x",
+    ],
+)
 def test_epochs_over_more_than_the_cache_holds_hit_what_fits_where_lru_falls_far_below(name: str) -> None:
     hits, of_lru, optimum = figures(BY_NAME[name])
     assert hits >= 0.95 / 1.25
@@ -43,13 +51,16 @@ def test_scan_costs_what_is_worked_with_less_than_a_twentieth(name: str) -> None
     assert of_lru > 20
 
 
-@pytest.mark.parametrize("name", ["two jobs, 0.8 x and 0.8 x", "three jobs, 1.25 x, 0.3 x, 0.3 x"])
+@pytest.mark.parametrize(
+    "name",
+    ["two jobs, 0.8 x and 0.8 x", "three jobs, 1.25 x, 0.3 x, 0.3 x", "recorded: two jobs, 0.8 x and 0.8 x"],
+)
 def test_several_jobs_have_more_hits_than_with_lru(name: str) -> None:
     hits, of_lru, _ = figures(BY_NAME[name])
     assert hits > of_lru
 
 
-@pytest.mark.parametrize("name", [case.name for case in CASES if case.name.startswith("Zipf")])
+@pytest.mark.parametrize("name", [case.name for case in CASES if "Zipf" in case.name])
 def test_versions_used_by_zipf_have_no_fewer_hits_than_with_lru(name: str) -> None:
     hits, of_lru, optimum = figures(BY_NAME[name])
     assert of_lru <= hits <= optimum
