@@ -27,6 +27,7 @@ from dsfs.storage.filesystem import (
     DirectFile,
     FileSystem,
     allocated,
+    attributes_of,
     is_there,
     link_open,
     open_existing,
@@ -229,7 +230,10 @@ class Filling(OpenFiles):
 
     @classmethod
     def unseal(cls, place: Place, block_map: BlockMap) -> "Filling":
-        """Make a sealed file one that is being filled; `block_map` is its checksums.  May raise UnsealError."""
+        """Make a sealed file one that is being filled; `block_map` is its checksums.
+
+        FileNotFoundError if somebody else does the same, or has removed it; UnsealError if the medium refuses.
+        """
         try:
             place_map(place.path, place.blocks, block_map)
             reach("segment.unseal")
@@ -237,6 +241,8 @@ class Filling(OpenFiles):
             reach("segment.unsealed")
             remove(beside(place.path, ".sum"))
             return cls(place, DirectFile(beside(place.path, ".part")), block_map, overhead(place.blocks))
+        except FileNotFoundError:
+            raise
         except OSError as exc:
             raise UnsealError(str(exc)) from exc
 
@@ -363,6 +369,18 @@ class Filling(OpenFiles):
             remove(self._path)
             raise FileNotFoundError(errno.ENOENT, "taken away while it was sealed", str(self._path))
         return True
+
+    def remove_old_names(self, is_ours: bool) -> None:
+        """Remove the names that it had before its seal; `is_ours`: what `link` said.
+
+        Not if they are gone: another node has opened what was sealed, and may have unsealed it again, since somebody
+        wrote to it late.  Then they are those of a filling that goes on.
+        """
+        try:
+            if attributes_of(self.data.fd, anew=True).links > 1 if is_ours else is_there(self._path):
+                remove_waste(self._path, ".map", ".part")
+        except OSError as exc:
+            log.info("segment %s: what is left of its filling cannot be removed: %s", self._path.name, exc)
 
     def end_write(self) -> None:
         """One of the threads that write data has ended, well or not."""

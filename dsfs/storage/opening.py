@@ -52,7 +52,10 @@ def _open_sealed(place: Place) -> SealedFile | Filling | None:
                     continue
                 # By somebody; the blocks that its checksums still vouch for are kept.
                 _fault(place, "was changed after it was sealed; every block is checked before it is used again")
-                return Filling.unseal(place, block_map)
+                try:
+                    return Filling.unseal(place, block_map)
+                except FileNotFoundError:  # another node was first
+                    continue
             except UnsealError as exc:
                 _fault(place, "cannot be taken back, and is not believed: %s", exc)
                 return None

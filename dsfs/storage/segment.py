@@ -262,8 +262,8 @@ class SegmentFile:
             self._begin_again()
             return
         reach("segment.linked")
+        filling.remove_old_names(is_ours)
         self._retire()
-        remove_waste(self.path, ".map", ".part")
         if is_ours:
             self._made += correction(self.path, self.blocks)
         self._look()  # what is trusted now is what the next open would trust

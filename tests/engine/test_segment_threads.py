@@ -97,6 +97,51 @@ def test_same_blocks_filled_twice_at_once_are_sealed_right_and_trusted(sample: S
         file.drop()
 
 
+@pytest.mark.expects_log("was changed after it was sealed")
+@pytest.mark.parametrize("is_first", [True, False])
+def test_seal_leaves_alone_what_another_node_has_taken_back_in_the_middle_of_it(
+    sample: Sample, monkeypatch: pytest.MonkeyPatch, *, is_first: bool
+) -> None:
+    """Somebody wrote late to what was just sealed, by this node or by another that was first."""
+    file = sample.file()
+    sample.fill(file, 0, len(sample.blocks))
+
+    def interfere(point: str) -> None:
+        if point == "segment.sum_written" and not is_first:  # as where the file system has no locks
+            sample.path.hardlink_to(sample.beside(".part"))
+            sample.beside(".map").unlink()
+            sample.beside(".part").unlink()
+        if point == "segment.linked":
+            monkeypatch.setattr(faultpoint, "hook", None)
+            touch(sample.path)
+            assert sample.file().state is State.FILLING
+
+    monkeypatch.setattr(faultpoint, "hook", interfere)
+    file.seal()
+    assert sample.names() == {".part", ".map"}
+    sample.close()
+    file = sample.file()
+    assert file.is_complete
+    assert file.seal()
+    assert file.read_sealed(0, sample.blocks.size) == sample.content
+
+
+@pytest.mark.expects_log("was changed after it was sealed")
+def test_what_two_nodes_take_back_at_once_is_not_lost(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
+    sample.sealed()
+    touch(sample.path)
+
+    def be_first(point: str) -> None:
+        if point == "segment.unseal":
+            monkeypatch.setattr(faultpoint, "hook", None)
+            sample.file()
+
+    monkeypatch.setattr(faultpoint, "hook", be_first)
+    file = sample.file()
+    assert file.is_complete
+    sample.complete(file)
+
+
 def test_seal_waits_for_a_write_that_has_begun(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
     file = sample.file()
     sample.fill(file, 0, len(sample.blocks))

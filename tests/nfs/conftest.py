@@ -92,6 +92,7 @@ def new_node(request: pytest.FixtureRequest, tmp_path: Path, rig: NfsRig) -> Ite
     yield make
     for node in nodes:
         node.kill()
+        print(f"{node.log}:\n{node.log_tail()}")  # pytest shows it if the test has failed
     expected = [regex for mark in request.node.iter_markers("expects_log") for regex in mark.args]
     unexpected = [line for node in nodes for line in unexpected_lines(node.log_text(), expected)]
     assert not unexpected, "in a daemon's log, and not declared by expects_log"
