@@ -26,9 +26,9 @@ from dsfs.model.errors import BackingError
 from dsfs.model.retention import Amount
 from dsfs.storage.faultpoint import reach
 from dsfs.storage.filesystem import GONE, NEW, file_system_of, is_unfinished, remove
-from dsfs.storage.filling import remove_all
 from dsfs.storage.leftovers import abandoned
 from dsfs.storage.segment import SegmentFile
+from dsfs.storage.segmentnames import remove_all
 
 log = logging.getLogger(__name__)
 

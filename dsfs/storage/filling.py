@@ -9,13 +9,12 @@ import math
 import os
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from dsfs.model.blocks import PAGE, BlockTable, pages
+from dsfs.model.blocks import BlockTable
 from dsfs.model.errors import BlockLostError
 from dsfs.model.retention import NOTHING, Amount
 from dsfs.storage import blockmap
@@ -23,11 +22,8 @@ from dsfs.storage.blockmap import BlockMap, DamagedMapError, MapHeader
 from dsfs.storage.faultpoint import reach
 from dsfs.storage.filesystem import (
     GONE,
-    Allocated,
     DirectFile,
     FileSystem,
-    allocated,
-    attributes_of,
     is_there,
     link_open,
     open_existing,
@@ -39,71 +35,14 @@ from dsfs.storage.filesystem import (
 from dsfs.storage.openfiles import OpenFiles
 from dsfs.storage.rangelock import CANNOT_LOCK, SEAL, locked_by_others, try_lock, unlock
 from dsfs.storage.sealed import Stamp, stamp_of
+from dsfs.storage.segmentnames import beside, overhead, remove_waste
 from dsfs.storage.taken import room_now
 
 log = logging.getLogger(__name__)
 
-# A page of a file system holds so many extents that they are as long together, however small they are.
-TREE_BYTES = 32 * 1024 * 1024
-
 
 class UnsealError(Exception):
     """A sealed file that somebody changed cannot be made one that is being filled (a read-only or full medium)."""
-
-
-def beside(path: Path, suffix: str) -> Path:
-    """The file of the segment at `path` whose name ends in `suffix` ("" for the sealed one)."""
-    return path.with_name(path.name + suffix)
-
-
-def remove_waste(path: Path, *suffixes: str) -> None:
-    """Remove files of the segment that are of no use any more; what stays is waste."""
-    for suffix in suffixes:
-        try:
-            remove(beside(path, suffix))
-        except OSError as exc:
-            log.info("segment %s%s cannot be removed: %s", path.name, suffix, exc)
-
-
-def remove_all(path: Path, fs: FileSystem) -> Amount:
-    """Remove all files of the segment; returns what they took, but for what another node has removed meanwhile, and
-    what has another name yet, with which it is counted (trash.py: it was hidden while it was being sealed).
-
-    OSError if one of them cannot be removed.
-    """
-    refresh_names(path.parent, fs)  # a name of another node's might be believed not to be there
-    names = [beside(path, suffix) for suffix in ("", ".sum", ".map", ".part")]
-    found: dict[Path, Allocated] = {}
-    for name in reversed(names):  # a seal gives the last of them: its inode is asked for once more then
-        with suppress(FileNotFoundError):
-            found[name] = allocated(name)
-    ours = Counter(file.inode for file in found.values())  # one may have two names
-    links = {file.inode: file.links for file in found.values()}
-    sizes: dict[int, int] = {}
-    for name in names:
-        reach("segment.remove")
-        if remove(name) and name in found and links[found[name].inode] <= ours[found[name].inode]:
-            sizes[found[name].inode] = found[name].size_bytes
-    return Amount(sum(sizes.values()), len(sizes))
-
-
-def overhead(blocks: BlockTable) -> Amount:
-    """The most that a segment takes beside its blocks: map, checksums, and what the file system notes of extents."""
-    records = pages(blockmap.position(len(blocks)))
-    return Amount(2 * records + PAGE * (1 + blocks.size // TREE_BYTES), 3)
-
-
-def correction(path: Path, blocks: BlockTable) -> Amount:
-    """What the segment takes that was just sealed, less what was reserved for it.
-
-    Its data for certain: some file systems tell what a file takes only seconds later, or compress.
-    """
-    data_bytes = pages(blocks.size)
-    try:
-        size_bytes = max(data_bytes, room_now(path).size_bytes) + room_now(beside(path, ".sum")).size_bytes
-    except OSError:  # somebody has removed it already
-        return NOTHING
-    return Amount(size_bytes - data_bytes, 2) - overhead(blocks)
 
 
 @contextmanager
@@ -175,7 +114,7 @@ class Filling(OpenFiles):
     """
 
     def __init__(self, place: Place, data: DirectFile, block_map: BlockMap, made: Amount = NOTHING) -> None:
-        """Open the map's file; `data` is closed if that fails."""
+        """Open the map's file; `data` is closed if that fails, with FileNotFoundError if one of them is gone."""
         super().__init__(place.lock)
         try:
             self.stamp = stamp_of(data.fd)
@@ -183,8 +122,10 @@ class Filling(OpenFiles):
             # Records are not aligned, so O_DIRECT only where that is no matter: on NFS, where dirty pages could wait.
             flags = os.O_RDWR | os.O_CLOEXEC | (os.O_DIRECT if place.fs.is_nfs else 0)
             self._map_fd = os.open(beside(place.path, ".map"), flags)
-        except BaseException:
+        except BaseException as exc:
             os.close(data.fd)
+            if isinstance(exc, OSError) and exc.errno in GONE:
+                raise FileNotFoundError(exc.errno, exc.strerror, os.fspath(place.path)) from exc
             raise
         self._path = place.path
         self._blocks = place.blocks
@@ -220,7 +161,8 @@ class Filling(OpenFiles):
         except BaseException:
             os.close(data.fd)
             raise
-        return cls(place, data, block_map, made)
+        with unless_removed(place.path.name):
+            return cls(place, data, block_map, made)
 
     @classmethod
     def open(cls, place: Place) -> "Filling":
@@ -232,7 +174,7 @@ class Filling(OpenFiles):
     def unseal(cls, place: Place, block_map: BlockMap) -> "Filling":
         """Make a sealed file one that is being filled; `block_map` is its checksums.
 
-        FileNotFoundError if somebody else does the same, or has removed it; UnsealError if the medium refuses.
+        OSError of GONE if somebody else does the same, or has removed it; UnsealError if the medium refuses.
         """
         try:
             place_map(place.path, place.blocks, block_map)
@@ -241,9 +183,9 @@ class Filling(OpenFiles):
             reach("segment.unsealed")
             remove(beside(place.path, ".sum"))
             return cls(place, DirectFile(beside(place.path, ".part")), block_map, overhead(place.blocks))
-        except FileNotFoundError:
-            raise
         except OSError as exc:
+            if exc.errno in GONE:
+                raise
             raise UnsealError(str(exc)) from exc
 
     def close(self) -> None:
@@ -369,18 +311,6 @@ class Filling(OpenFiles):
             remove(self._path)
             raise FileNotFoundError(errno.ENOENT, "taken away while it was sealed", str(self._path))
         return True
-
-    def remove_old_names(self, is_ours: bool) -> None:
-        """Remove the names that it had before its seal; `is_ours`: what `link` said.
-
-        Not if they are gone: another node has opened what was sealed, and may have unsealed it again, since somebody
-        wrote to it late.  Then they are those of a filling that goes on.
-        """
-        try:
-            if attributes_of(self.data.fd, anew=True).links > 1 if is_ours else is_there(self._path):
-                remove_waste(self._path, ".map", ".part")
-        except OSError as exc:
-            log.info("segment %s: what is left of its filling cannot be removed: %s", self._path.name, exc)
 
     def end_write(self) -> None:
         """One of the threads that write data has ended, well or not."""

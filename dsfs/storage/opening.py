@@ -13,8 +13,9 @@ from pathlib import Path
 from dsfs.storage.blockmap import DamagedMapError
 from dsfs.storage.faultpoint import reach
 from dsfs.storage.filesystem import GONE, is_there, open_existing, refresh_names
-from dsfs.storage.filling import Filling, NoRecordsError, Place, UnsealError, beside, read_records, remove_waste
+from dsfs.storage.filling import Filling, NoRecordsError, Place, UnsealError, read_records
 from dsfs.storage.sealed import SealedFile, is_unchanged
+from dsfs.storage.segmentnames import beside, remove_old_names, remove_waste
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ def _open_sealed(place: Place) -> SealedFile | Filling | None:
             try:
                 header, block_map = read_records(place, ".sum")
                 if os.fstat(fd).st_nlink > 1:  # a crash between link and unlink left the old names
-                    remove_waste(path, ".map", ".part")
+                    remove_old_names(path, fd, place.fs)
                 stamp = (place.blocks.size, header.inode, header.mtime_ns)
                 if is_unchanged(fd, stamp, place.fs):
                     _tell_use(path)
@@ -52,10 +53,11 @@ def _open_sealed(place: Place) -> SealedFile | Filling | None:
                     continue
                 # By somebody; the blocks that its checksums still vouch for are kept.
                 _fault(place, "was changed after it was sealed; every block is checked before it is used again")
-                try:
-                    return Filling.unseal(place, block_map)
-                except FileNotFoundError:  # another node was first
-                    continue
+                return Filling.unseal(place, block_map)
+            except OSError as exc:
+                if exc.errno not in GONE:
+                    raise
+                continue  # another node has unsealed or removed it since it was opened
             except UnsealError as exc:
                 _fault(place, "cannot be taken back, and is not believed: %s", exc)
                 return None

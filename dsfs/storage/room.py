@@ -24,8 +24,8 @@ from dsfs.storage.account import SharedAccount
 from dsfs.storage.backing import BackingDirectory
 from dsfs.storage.faultpoint import reach
 from dsfs.storage.filesystem import NO_ROOM
-from dsfs.storage.filling import overhead
 from dsfs.storage.segment import SegmentFile, State
+from dsfs.storage.segmentnames import overhead
 
 STATVFS_BELIEVED_S = 1.0  # and for so long it is believed that the directory is still the same
 # That there is no room is believed for so long, and for twice as long with each time that is true again: a hundred

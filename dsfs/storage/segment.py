@@ -8,10 +8,9 @@ names.  So a crash leaves waste, never a false "resident".  A sealed file is tru
 says.  If it does not, the file becomes a `.part` again (unseal) and each block is checked before its next use.  A
 `.part` that somebody else changed (its fstat says so too) is sealed after all its blocks were checked again.
 
-Concurrency: every method blocks and may be called from several threads at once, but for `close`, whose caller knows
-that nobody else is inside.  `_lock` guards the state and the map; data is read and written outside it, also by a seal
-that has to check blocks.  `presence` may be looked at without the lock: a block that is present stays readable until
-`drop`, and a reader who finds it gone gets BlockLostError.
+Concurrency: every method blocks and may be called by several threads at once, but for `close`: its caller knows that
+nobody is inside.  `_lock` guards the state and the map; data is read and written outside it, also by a seal that checks
+blocks.  `presence` needs no lock: who reads a block that is present, and finds it gone, gets BlockLostError.
 """
 
 import logging
@@ -30,10 +29,11 @@ from dsfs.model.errors import BlockLostError
 from dsfs.model.retention import NOTHING, Amount
 from dsfs.storage.faultpoint import reach
 from dsfs.storage.filesystem import FileSystem, is_there
-from dsfs.storage.filling import Filling, Place, correction, remove_all, remove_waste, unless_removed, write_sum
+from dsfs.storage.filling import Filling, Place, unless_removed, write_sum
 from dsfs.storage.opening import is_in_place, open_files, tell_end_of_use
 from dsfs.storage.presence import MISSING, TRUSTED, UNCHECKED, Presence
 from dsfs.storage.sealed import SealBrokenError, SealedFile, stamp_of
+from dsfs.storage.segmentnames import correction, remove_all, remove_old_names, remove_waste
 
 log = logging.getLogger(__name__)
 
@@ -262,7 +262,7 @@ class SegmentFile:
             self._begin_again()
             return
         reach("segment.linked")
-        filling.remove_old_names(is_ours)
+        remove_old_names(self.path, filling.data.fd, self._place.fs)
         self._retire()
         if is_ours:
             self._made += correction(self.path, self.blocks)

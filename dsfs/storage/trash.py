@@ -21,8 +21,8 @@ from dsfs.model.trashname import TrashedFile, stamp_in, trash_name
 from dsfs.storage.backing import BackingDirectory
 from dsfs.storage.faultpoint import reach
 from dsfs.storage.filesystem import GONE, NO_ROOM, is_there, lstat_anew, refresh_names, remove
-from dsfs.storage.filling import beside
 from dsfs.storage.generations import UNDESCRIBED, is_superseded
+from dsfs.storage.segmentnames import beside
 from dsfs.storage.taken import room_below, room_of
 
 

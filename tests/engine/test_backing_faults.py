@@ -9,8 +9,8 @@ import pytest
 import trio
 
 from dsfs.model.blocks import BLOCK, PAGE
-from dsfs.storage.filling import overhead
 from dsfs.storage.segment import State
+from dsfs.storage.segmentnames import overhead
 from tests.engine.backing_sample import indexed_bytes
 from tests.engine.engine import MIB, PREFIX, Settings, running, until
 from tests.engine.fake_origin import FakeOrigin

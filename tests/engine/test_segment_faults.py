@@ -12,8 +12,8 @@ import pytest
 from dsfs.model.errors import BlockLostError
 from dsfs.storage import faultpoint
 from dsfs.storage.filesystem import FileSystem
-from dsfs.storage.filling import remove_all
 from dsfs.storage.segment import SegmentFile, State
+from dsfs.storage.segmentnames import remove_all
 from tests.engine.segment_sample import TABLES, Sample, flip, medium, touch
 from tests.engine.stopping import DiedError, stopping_at
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dsfs.storage.filesystem import file_system_of, open_existing
-from dsfs.storage.filling import remove_all
+from dsfs.storage.segmentnames import remove_all
 from tests.rig.background import in_background
 from tests.rig.bell import Bell
 from tests.rig.nfs.client import NfsClient
