@@ -23,10 +23,6 @@ class Clock:
         return self.now_s
 
 
-def directory(path: Path) -> BackingDirectory:
-    return BackingDirectory(path)
-
-
 def room_of(
     backing: BackingDirectory,
     limit_bytes: int = HUGE,

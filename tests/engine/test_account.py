@@ -17,10 +17,11 @@ from dsfs.model.retention import NOTHING, Amount
 from dsfs.storage import account as account_file
 from dsfs.storage.account import OWN, STUCK_S, SharedAccount, count
 from dsfs.storage.accountfile import AccountFile
+from dsfs.storage.backing import BackingDirectory
 from dsfs.storage.filesystem import file_system_of
 from dsfs.storage.room import Room
 from dsfs.storage.turn import Turn
-from tests.engine.backing_sample import Clock, directory, room_of
+from tests.engine.backing_sample import Clock, room_of
 from tests.engine.faults import Faults
 from tests.rig.background import in_background
 from tests.rig.filler import HURRIED_S, FillingNode, allocated_below, fill_up
@@ -70,7 +71,7 @@ def filler(
 
 
 def test_nodes_that_fill_at_once_never_exceed_the_limit_and_use_it(tmp_path: Path) -> None:
-    directory(tmp_path)
+    BackingDirectory(tmp_path)
     most = 0
     with ExitStack() as stack:
         running = [stack.enter_context(filler(tmp_path, node)) for node in "abc"]
@@ -124,7 +125,7 @@ def test_next_run_of_a_node_buries_the_one_before_and_counts(tmp_path: Path) -> 
 
 
 def test_empty_directory_is_counted_at_once(tmp_path: Path) -> None:
-    directory(tmp_path)
+    BackingDirectory(tmp_path)
     found = there(tmp_path) + Amount(0, 1)  # with the lock's file
     assert shared(tmp_path).count_if_unknown() == Account(1, 1, found + OWN, NOTHING)
 
@@ -137,7 +138,7 @@ def test_damaged_account_is_made_anew_by_counting(tmp_path: Path, content: bytes
     filling.room.leave()
     before = looked(tmp_path)
     (tmp_path / "account").write_bytes(content)
-    room = room_of(directory(tmp_path), node="b")
+    room = room_of(BackingDirectory(tmp_path), node="b")
     room.reserve(Amount(10))
     room.leave()
     used = looked(tmp_path).used
@@ -152,7 +153,7 @@ def test_nothing_is_filled_before_much_is_counted(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(account_file, "COUNTED_AT_ONCE", 3)
     gate = Faults(monkeypatch)
     gate.fail("file.allocated", errno.EIO, times=1_000)  # whoever counts cannot
-    b = Room(directory(tmp_path), shared(tmp_path, "b"), LIMIT, lambda total: 0, Clock())
+    b = Room(BackingDirectory(tmp_path), shared(tmp_path, "b"), LIMIT, lambda total: 0, Clock())
     with pytest.raises(OSError, match="Input/output"):
         b.keep()
     gate.fail("file.allocated", errno.EIO, times=0)
@@ -179,7 +180,7 @@ def test_grant_is_void_when_somebody_has_counted_anew(tmp_path: Path) -> None:
 
 def test_exchange_that_fails_on_the_way_back_loses_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The account was written, and the node does not know."""
-    room = room_of(directory(tmp_path), limit_bytes=80 * MIB)
+    room = room_of(BackingDirectory(tmp_path), limit_bytes=80 * MIB)
     account, change = room.account, room.account.change
 
     def breaks(work: Callable[[Account], Account]) -> Account:
@@ -203,7 +204,7 @@ def test_who_cannot_have_its_turn_in_time_fills_nothing_and_a_lock_of_the_dead_i
 ) -> None:
     monkeypatch.setattr(account_file, "PATIENCE_S", 0.0)
     clock = Clock()
-    directory(tmp_path)
+    BackingDirectory(tmp_path)
     other = Turn(tmp_path / "account")
     assert other.try_take()
     account, work = shared(tmp_path, clock=clock), lambda found: found.tell(Holder("a", "1"), Statement())
@@ -250,7 +251,7 @@ def test_node_that_is_frozen_with_the_lock_is_left_behind_and_takes_nothing_when
 def test_node_that_stood_still_before_it_read_does_not_change_what_it_has_not_locked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    directory(tmp_path)
+    BackingDirectory(tmp_path)
     a, b = (shared(tmp_path, node) for node in "ab")
 
     def take(account: SharedAccount) -> Account:
@@ -277,7 +278,7 @@ def test_two_nodes_that_leave_a_third_behind_at_once_lose_no_grant(
 ) -> None:
     monkeypatch.setattr(account_file, "PATIENCE_S", 0.0)
     clock = Clock()
-    directory(tmp_path)
+    BackingDirectory(tmp_path)
     a, b = (shared(tmp_path, node, clock=clock) for node in "ab")
     a.change(lambda found: found)
     stuck = Turn(tmp_path / "account")
@@ -308,9 +309,9 @@ def test_two_nodes_that_leave_a_third_behind_at_once_lose_no_grant(
 def test_without_locks_it_goes_on_and_says_so_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    directory(tmp_path)
+    BackingDirectory(tmp_path)
     Faults(monkeypatch).fail("rangelock.lock", errno.ENOLCK, times=100)
-    room = room_of(directory(tmp_path))
+    room = room_of(BackingDirectory(tmp_path))
     for _ in range(3):
         room.reserve(Amount(10))
         room.leave()
@@ -321,7 +322,7 @@ def test_without_locks_it_goes_on_and_says_so_once(
 
 
 def test_count_takes_in_everything_but_what_the_file_system_shows_of_its_past(tmp_path: Path) -> None:
-    directory(tmp_path)
+    BackingDirectory(tmp_path)
     before = there(tmp_path)
     (tmp_path / ".snapshot").mkdir()
     (tmp_path / ".snapshot" / "old").write_bytes(bytes(MIB))

@@ -15,9 +15,10 @@ from dsfs.model.errors import NoRoomError
 from dsfs.model.nodes import LEASE_S
 from dsfs.model.retention import NOTHING, Amount
 from dsfs.storage import account, faultpoint
+from dsfs.storage.backing import BackingDirectory
 from dsfs.storage.room import BUSY_BELIEVED_S, SMALL_PART, Room
 from dsfs.storage.turn import Turn
-from tests.engine.backing_sample import Clock, directory, room_of, segment_of
+from tests.engine.backing_sample import Clock, room_of, segment_of
 from tests.engine.faults import Faults
 from tests.engine.stopping import stopping_at
 from tests.engine.test_backing import MADE
@@ -29,7 +30,7 @@ ONE = Amount(1)
 
 
 def test_what_nodes_tell_each_other_has_room_where_data_has_none(tmp_path: Path) -> None:
-    room = room_of(directory(tmp_path))
+    room = room_of(BackingDirectory(tmp_path))
     room.limit_bytes = 64 * MIB
     small = Amount(64 * MIB // SMALL_PART // 2)
     step = Amount(MIB // 32)
@@ -50,7 +51,7 @@ def test_what_nodes_tell_each_other_has_room_where_data_has_none(tmp_path: Path)
 
 def test_reservations_are_held_against_the_limit(tmp_path: Path) -> None:
     clock = Clock()
-    room = room_of(directory(tmp_path), limit_bytes=100, clock=clock)
+    room = room_of(BackingDirectory(tmp_path), limit_bytes=100, clock=clock)
     before = room.used_bytes
     room.reserve(Amount(60))
     with pytest.raises(NoRoomError, match=r"backing\.limit is reached"):
@@ -68,9 +69,9 @@ def test_reservations_are_held_against_the_limit(tmp_path: Path) -> None:
 
 
 def test_limit_is_that_of_all_nodes_together(tmp_path: Path) -> None:
-    a = room_of(directory(tmp_path), limit_bytes=100)
+    a = room_of(BackingDirectory(tmp_path), limit_bytes=100)
     clock = Clock()
-    b = room_of(directory(tmp_path), clock=clock, node="b")
+    b = room_of(BackingDirectory(tmp_path), clock=clock, node="b")
     b.limit_bytes = a.limit_bytes
     a.reserve(Amount(60))
     with pytest.raises(NoRoomError, match=r"backing\.limit is reached"):
@@ -86,7 +87,7 @@ def test_limit_is_that_of_all_nodes_together(tmp_path: Path) -> None:
 
 def test_node_that_is_refused_again_asks_less_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
-    room = room_of(directory(tmp_path), limit_bytes=100, clock=clock)
+    room = room_of(BackingDirectory(tmp_path), limit_bytes=100, clock=clock)
     faults = Faults(monkeypatch)
     for _ in range(60):
         with pytest.raises(NoRoomError):
@@ -102,7 +103,7 @@ def test_node_that_does_not_leave_the_account_is_waited_for_now_and_then_only(
 ) -> None:
     monkeypatch.setattr(account, "PATIENCE_S", 0.0)
     clock = Clock()
-    room = room_of(directory(tmp_path), limit_bytes=100, clock=clock)
+    room = room_of(BackingDirectory(tmp_path), limit_bytes=100, clock=clock)
     room.reserve(Amount(1))
     other = Turn(tmp_path / "account")
     assert other.try_take()
@@ -122,7 +123,7 @@ def test_node_that_does_not_leave_the_account_is_waited_for_now_and_then_only(
 
 def test_what_is_idle_goes_back_and_what_is_being_written_stays(tmp_path: Path) -> None:
     clock = Clock()
-    room = room_of(directory(tmp_path), clock=clock)
+    room = room_of(BackingDirectory(tmp_path), clock=clock)
     room.reserve(Amount(10))
     room.keep()
     assert granted(room) > 10
@@ -136,10 +137,10 @@ def test_what_is_idle_goes_back_and_what_is_being_written_stays(tmp_path: Path) 
 
 def test_node_that_stood_still_does_not_spend_what_may_be_another_one_s_by_now(tmp_path: Path) -> None:
     clock = Clock()
-    room = room_of(directory(tmp_path), clock=clock)
+    room = room_of(BackingDirectory(tmp_path), clock=clock)
     room.reserve(ONE)
     clock.now_s += LEASE_S
-    other = room_of(directory(tmp_path), node="b").account
+    other = room_of(BackingDirectory(tmp_path), node="b").account
     epoch = other.begin_count()
     other.bury(frozenset("a"))
     other.end_count(epoch, NOTHING)
@@ -157,7 +158,7 @@ def granted(room: Room) -> int:
 def test_grant_costs_no_request_as_long_as_it_lasts_and_the_next_comes_before_its_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    room = room_of(directory(tmp_path), limit_bytes=80 * MIB)  # the first grant is 10 MiB less the small part
+    room = room_of(BackingDirectory(tmp_path), limit_bytes=80 * MIB)  # the first grant is 10 MiB less the small part
     faults = Faults(monkeypatch)
     for _ in range(7):
         room.reserve(Amount(MIB))
@@ -169,7 +170,7 @@ def test_grant_costs_no_request_as_long_as_it_lasts_and_the_next_comes_before_it
 def test_reservations_are_held_against_the_floor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     free = give_statvfs(monkeypatch, total=1000, free=500)
     clock = Clock()
-    room = room_of(directory(tmp_path), floor_bytes=300, clock=clock)
+    room = room_of(BackingDirectory(tmp_path), floor_bytes=300, clock=clock)
     room.reserve(Amount(150))
     with pytest.raises(NoRoomError, match=r"below backing\.floor"):
         room.reserve(Amount(51))
@@ -192,7 +193,7 @@ def test_file_system_that_others_have_filled_is_why_nothing_is_filled_also_with_
 ) -> None:
     free = give_statvfs(monkeypatch, total=1000, free=900)
     clock = Clock()
-    room = room_of(directory(tmp_path), floor_bytes=300, clock=clock)
+    room = room_of(BackingDirectory(tmp_path), floor_bytes=300, clock=clock)
     room.reserve(Amount(100))
     room.settle(Amount(100))
     assert granted(room) >= 100
@@ -207,8 +208,8 @@ def test_file_system_that_others_have_filled_is_why_nothing_is_filled_also_with_
 
 def test_floor_is_that_of_all_nodes_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     give_statvfs(monkeypatch, total=1000, free=500)
-    a = room_of(directory(tmp_path), floor_bytes=300)
-    b = room_of(directory(tmp_path), floor_bytes=300, node="b")
+    a = room_of(BackingDirectory(tmp_path), floor_bytes=300)
+    b = room_of(BackingDirectory(tmp_path), floor_bytes=300, node="b")
     a.reserve(Amount(150))
     with pytest.raises(NoRoomError, match=r"below backing\.floor"):
         b.reserve(Amount(51))
@@ -217,7 +218,7 @@ def test_floor_is_that_of_all_nodes_together(tmp_path: Path, monkeypatch: pytest
 
 def test_inodes_are_kept_free_in_the_same_proportion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     give_statvfs(monkeypatch, total=1000, free=1000, inodes=100, free_inodes=40)
-    room = room_of(directory(tmp_path), floor_bytes=300)
+    room = room_of(BackingDirectory(tmp_path), floor_bytes=300)
     room.reserve(Amount(1, 10))
     with pytest.raises(NoRoomError, match=r"below backing\.floor"):
         room.reserve(Amount(1, 1))
@@ -225,7 +226,7 @@ def test_inodes_are_kept_free_in_the_same_proportion(tmp_path: Path, monkeypatch
 
 def test_space_that_was_freed_counts_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     free = give_statvfs(monkeypatch, total=1000, free=0)
-    room = room_of(directory(tmp_path))
+    room = room_of(BackingDirectory(tmp_path))
     with pytest.raises(NoRoomError):
         room.reserve(ONE)
     free[0] = 100
@@ -247,7 +248,7 @@ def give_statvfs(
 
 def test_concurrent_reservations_never_take_more_than_there_is(tmp_path: Path) -> None:
     limit = 10_000
-    room = room_of(directory(tmp_path), limit_bytes=limit)
+    room = room_of(BackingDirectory(tmp_path), limit_bytes=limit)
     barrier = threading.Barrier(8)
     taken: list[int] = []
 
@@ -268,7 +269,7 @@ def test_concurrent_reservations_never_take_more_than_there_is(tmp_path: Path) -
 
 def test_books_are_kept_while_the_file_system_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The trio thread keeps them: it must not wait for a server that is gone."""
-    room = room_of(directory(tmp_path))
+    room = room_of(BackingDirectory(tmp_path))
     before, clock = room.used_bytes, room._clock
     assert isinstance(clock, Clock)
     clock.now_s += 2
@@ -298,7 +299,7 @@ def test_books_are_kept_while_the_file_system_does_not_answer(tmp_path: Path, mo
 )
 def test_fault_pauses_the_fills_and_says_why(tmp_path: Path, number: int, what: str) -> None:
     clock = Clock()
-    backing = directory(tmp_path)
+    backing = BackingDirectory(tmp_path)
     room = room_of(backing, clock=clock)
     assert room.why_not_filling() == ""
     room.failed(OSError(number, os.strerror(number)))
@@ -314,7 +315,7 @@ def test_fault_pauses_the_fills_and_says_why(tmp_path: Path, number: int, what: 
 
 def test_file_system_that_cannot_be_asked_pauses_the_fills(tmp_path: Path) -> None:
     clock = Clock()
-    backing = directory(tmp_path)
+    backing = BackingDirectory(tmp_path)
     room = room_of(backing, clock=clock)
     gone = OSError(errno.ESTALE, "Stale file handle")
     with stopping_at(1, gone), pytest.raises(NoRoomError, match="not usable: Stale file handle"):
@@ -329,7 +330,7 @@ def test_file_system_that_cannot_be_asked_pauses_the_fills(tmp_path: Path) -> No
 
 def test_folders_that_somebody_removed_are_made_again(tmp_path: Path) -> None:
     clock = Clock()
-    backing = directory(tmp_path)
+    backing = BackingDirectory(tmp_path)
     room = room_of(backing, clock=clock)
     sample, file = segment_of(backing)
     (tmp_path / "segments").rmdir()
@@ -345,7 +346,7 @@ def test_folders_that_somebody_removed_are_made_again(tmp_path: Path) -> None:
 def test_nothing_is_filled_or_made_where_the_mark_is_gone(tmp_path: Path) -> None:
     """As when the NFS was unmounted and the empty mountpoint is left."""
     clock = Clock()
-    backing = directory(tmp_path)
+    backing = BackingDirectory(tmp_path)
     room = room_of(backing, clock=clock)
     room.failed(OSError(errno.EIO, "sick"))
     for name in os.listdir(tmp_path):
@@ -363,13 +364,13 @@ def test_other_directory_in_its_place_is_not_filled_until_the_right_one_is_back(
     """As when another export was mounted there, with or without a fault that somebody noticed."""
     clock = Clock()
     path, away = tmp_path / "backing", tmp_path / "away"
-    backing = directory(path)
+    backing = BackingDirectory(path)
     room = room_of(backing, clock=clock)
     if is_doubtful:
         room.failed(OSError(errno.EIO, "sick"))
         clock.now_s += 11
     path.rename(away)
-    other = directory(path)
+    other = BackingDirectory(path)
     (path / "segments").rmdir()
     reason = f"another dsfs.json is there instead of that of cluster id {backing.cluster}"
     with pytest.raises(NoRoomError, match=reason):

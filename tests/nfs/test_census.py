@@ -19,12 +19,11 @@ from dsfs.storage.segment import SegmentFile, State
 from dsfs.storage.trash import Trash
 from tests.rig.background import in_background
 from tests.rig.bell import Bell
-from tests.rig.censused import Place, held_in, identity, recount
+from tests.rig.censused import A, B, Place, held_in, identity, recount
 from tests.rig.nfs.client import NfsClient
 from tests.rig.nfs.server import NfsServer, export_path
 
 BACKING = export_path("large") / "counted"
-A, B = ("photos", "v1", "aa" * 20), ("photos", "v1", "bb" * 20)
 HOUR_NS = 3600 * 10**9
 TIMEOUT_S = 60
 
