@@ -4,6 +4,7 @@ import os
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -31,7 +32,7 @@ from tests.rig.filler import allocated_below
 from tests.rig.segmentdir import hidden_in
 from tests.rig.usages import usage_of
 
-LARGE = os.urandom(1 * MIB) * 6
+LARGE = Random(1).randbytes(1 * MIB) * 6
 STALE_AFTER_S = 7.0 * DAY_S
 DISK_BYTES = 1 << 40
 
@@ -109,7 +110,7 @@ def age(engine: Engine, *versions: str, days: float = 30) -> None:
 async def supersede(engine: Engine, version_name: str) -> str:
     """Somebody has replaced an object, and listed the version anew; the generation that it has now.
 
-    That both were listed was a day ago.
+    Both were listed a day ago.
     """
     assert isinstance(engine.origin, FakeOrigin)
     engine.origin.put(f"{PREFIX}{version_name}/large", LARGE[::-1])
