@@ -39,6 +39,7 @@ IDLE_S = 60.0  # what was taken ahead goes back when nothing was filled for so l
 # Of the limit, for what nodes write without asking: heartbeats, events, pins, half a MiB at most for each of them.
 SMALL_PART, SMALL_BYTES = 128, 16 * 1024 * 1024
 ONE = Amount(1)
+UNCOUNTED = "what is in the backing directory has to be counted first"
 WORDS = {Refusal.LIMIT: "backing.limit is reached", Refusal.FLOOR: "free space would fall below backing.floor"}
 
 
@@ -159,7 +160,7 @@ class Room:
         self._note_refused(wanted)
         self._refused_until_s = self._clock() + self._believed_s
         if refusal is None:
-            self._refusal = NoRoomError("what is in the backing directory has to be counted first")
+            self._refusal = NoRoomError(UNCOUNTED)
         else:
             self._refusal = NoRoomError(WORDS[refusal], refusal.value)
         return self._refusal
@@ -348,7 +349,7 @@ class Room:
                 return self._pause.reason
             wanted = self._refused or ONE
             if not account.is_counted:
-                return "what is in the backing directory has to be counted first"
+                return UNCOUNTED
             if not (there.free - self._purse.reserved - wanted).covers(there.floor):
                 return WORDS[Refusal.FLOOR]  # whatever the grant has left
             if self._purse.available.covers(wanted):
