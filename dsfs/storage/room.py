@@ -268,8 +268,8 @@ class Room:
         account = self.account.look()
         with self._lock:
             told = self._purse.to_tell()
-        if account is None or account.tell(holder, told) != account:
-            self._exchange(None)
+        if self._busy or account is None or account.tell(holder, told) != account:
+            self._exchange(None)  # also to see whether the account can be had again
             return
         self._was_told(told, holder, account, asked_s)
 

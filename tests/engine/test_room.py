@@ -127,6 +127,23 @@ def test_node_that_does_not_leave_the_account_is_waited_for_now_and_then_only(
     assert room.why_not_filling() == ""
 
 
+def test_account_that_is_free_again_is_no_reason_any_more_also_where_nobody_reads(
+    tmp_path: Path, backing: BackingDirectory, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(account, "PATIENCE_S", 0.0)
+    room = room_of(backing, limit_bytes=100, clock=clock)
+    other = Turn(tmp_path / "account")
+    assert other.try_take()
+    with pytest.raises(NoRoomError, match="another node is at the account"):
+        room.reserve(ONE)
+    with pytest.raises(NoRoomError, match="another node is at the account"):
+        room.keep()
+    assert room.why_not_filling() == "another node is at the account of room"
+    other.end()
+    room.keep()
+    assert room.why_not_filling() == ""
+
+
 def test_what_is_idle_goes_back_and_what_is_being_written_stays(backing: BackingDirectory, clock: Clock) -> None:
     room = room_of(backing, clock=clock)
     room.reserve(Amount(10))
