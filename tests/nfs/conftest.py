@@ -22,6 +22,8 @@ from tests.rig.reading import SourceVersion, make_version
 
 NewNode = Callable[..., Node]
 
+oldest_and_newest = pytest.mark.parametrize("nfs_version", ["3", "4.2"])
+
 ORDINARY: dict[str, Any] = {"small_files": 20, "large_sizes_bytes": (9 * MIB + 12_345,)}  # see make_lake
 
 _serial = itertools.count(1)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.nfs.conftest import NewNode
+from tests.nfs.conftest import NewNode, oldest_and_newest
 from tests.nfs.test_many_nodes import LONGEST_WAIT_S, SETTINGS
 from tests.nfs.test_nodes import open_files_seen_by
 from tests.nfs.test_one_node import digests_on, wait_for_files
@@ -97,7 +97,7 @@ def wait_evicted(server: NfsServer, backing: Path, version: SourceVersion) -> No
 # ---------------------------------------------------------------- who evicts
 
 
-@pytest.mark.parametrize("nfs_version", ["3", "4.2"])
+@oldest_and_newest
 def test_another_node_evicts_when_the_one_whose_turn_it_was_is_killed(
     rig: NfsRig, server: NfsServer, new_node: NewNode, versions: list[SourceVersion], nfs_version: str
 ) -> None:
