@@ -104,8 +104,9 @@ class EpochReaders:
 
 def worked(nodes: Sequence[Node]) -> tuple[float, float]:
     """Bytes that the nodes have filled so far, and deleted."""
+    lines = [line.split() for node in nodes for line in node.ask("metrics")["text"].splitlines()]
     metrics = ("dsfs_fill_bytes_total", "dsfs_evict_deleted_bytes_total")
-    filled, deleted = (sum(node.metric(metric) for node in nodes) for metric in metrics)
+    filled, deleted = (sum(float(line[-1]) for line in lines if line[0] == metric) for metric in metrics)
     return filled, deleted
 
 
