@@ -14,7 +14,7 @@ from dsfs.storage.room import Room
 
 log = logging.getLogger(__name__)
 
-KEEP_S = 20.0  # nodes have to look at the account once a minute: it may begin a new epoch
+KEEP_S = 20.0  # who counts waits until all nodes have looked; far within what a grant is valid for (storage/room.py)
 FIRST_S = 2.0  # so long the start waits for the account, so that what is read at once can be filled
 END_S = 2.0  # what giving back may take
 

@@ -58,7 +58,7 @@ class Survey:
         return tuple(self.by_key.values())
 
     def idle_s(self, key: VersionKey) -> float:
-        """Since when nobody uses the version."""
+        """For how long nobody has used the version."""
         return self.by_key[key].idle_s(self.now_ns)
 
     def host(self, node: str) -> str:

@@ -39,6 +39,7 @@ LEAST_POLL_S, MOST_POLL_S = 0.002, 0.05
 STUCK_S = 120.0  # longer than any lease of a server
 PAUSE_S = 60.0  # so long after the last look at who has the lock, it may be at another one
 OWN = Amount(PAGE)  # the file itself, which is there, and empty
+BUSY = "another node is at the account of room"
 STOOD_STILL = "this node has stood still at the account of room"
 COUNTED_AT_ONCE = 2_000  # files: a second or so, for which the others wait
 
@@ -133,7 +134,7 @@ class SharedAccount:
         while not self._has(self._file.try_lock):
             if self._clock() >= end_s:
                 if not self._is_stuck():
-                    raise NoRoomError("another node is at the account of room")
+                    raise NoRoomError(BUSY)
                 self._leave_behind()
                 end_s = self._clock() + PATIENCE_S
                 continue
@@ -173,7 +174,7 @@ class SharedAccount:
         turn = Turn(self._path / "turns" / ACCOUNT)
         try:
             if not self._has(turn.try_take):
-                raise NoRoomError("another node is at the account of room")
+                raise NoRoomError(BUSY)
             self._file.renew()
             self._stuck = None
         finally:

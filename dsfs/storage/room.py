@@ -39,6 +39,7 @@ IDLE_S = 60.0  # what was taken ahead goes back when nothing was filled for so l
 # Of the limit, for what nodes write without asking: heartbeats, events, pins, half a MiB at most for each of them.
 SMALL_PART, SMALL_BYTES = 128, 16 * 1024 * 1024
 ONE = Amount(1)
+UNCOUNTED = "what is in the backing directory has to be counted first"
 WORDS = {Refusal.LIMIT: "backing.limit is reached", Refusal.FLOOR: "free space would fall below backing.floor"}
 
 
@@ -143,8 +144,10 @@ class Room:
             account, refusal = self._exchange(wanted)
             with self._lock:
                 if refusal is not None or not account.is_counted:
+                    is_again = self._clock() > self._refused_until_s  # and not just for less
                     error = self._no_room(wanted, refusal)
-                    self._believed_s = min(self._believed_s * 2, MOST_FULL_BELIEVED_S)
+                    if is_again:
+                        self._believed_s = min(self._believed_s * 2, MOST_FULL_BELIEVED_S)
                     raise error
                 if self._purse.reserve(wanted):  # else another thread has spent what was left
                     if self._refused is not None and wanted.covers(self._refused):
@@ -159,7 +162,7 @@ class Room:
         self._note_refused(wanted)
         self._refused_until_s = self._clock() + self._believed_s
         if refusal is None:
-            self._refusal = NoRoomError("what is in the backing directory has to be counted first")
+            self._refusal = NoRoomError(UNCOUNTED)
         else:
             self._refusal = NoRoomError(WORDS[refusal], refusal.value)
         return self._refusal
@@ -267,8 +270,8 @@ class Room:
         account = self.account.look()
         with self._lock:
             told = self._purse.to_tell()
-        if account is None or account.tell(holder, told) != account:
-            self._exchange(None)
+        if self._busy or account is None or account.tell(holder, told) != account:
+            self._exchange(None)  # also to see whether the account can be had again
             return
         self._was_told(told, holder, account, asked_s)
 
@@ -348,7 +351,7 @@ class Room:
                 return self._pause.reason
             wanted = self._refused or ONE
             if not account.is_counted:
-                return "what is in the backing directory has to be counted first"
+                return UNCOUNTED
             if not (there.free - self._purse.reserved - wanted).covers(there.floor):
                 return WORDS[Refusal.FLOOR]  # whatever the grant has left
             if self._purse.available.covers(wanted):

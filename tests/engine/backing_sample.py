@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+from dsfs.model.account import Account
 from dsfs.model.blocks import BLOCK, UniformBlocks
-from dsfs.storage.account import SharedAccount
+from dsfs.model.retention import Amount
+from dsfs.storage.account import SharedAccount, count
 from dsfs.storage.backing import BackingDirectory
 from dsfs.storage.residency import ResidencyIndex
 from dsfs.storage.room import SMALL_BYTES, SMALL_PART, Room
@@ -19,10 +21,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now_s
-
-
-def directory(path: Path) -> BackingDirectory:
-    return BackingDirectory(path)
 
 
 def room_of(
@@ -49,6 +47,20 @@ def set_fillable(room: Room, size_bytes: int) -> None:
     """Make the limit such that so much may be filled beside what is there."""
     fillable_bytes = size_bytes + room.used_bytes
     room.limit_bytes = fillable_bytes + min(fillable_bytes // (SMALL_PART - 1), SMALL_BYTES)
+
+
+def account_of(room: Room) -> Account:
+    """The account as it is in its file."""
+    found = room.account.look()
+    assert found is not None
+    return found
+
+
+def counted(path: Path) -> Amount:
+    """What everything in the backing directory takes."""
+    found = count(path)
+    assert found is not None
+    return found
 
 
 def indexed_bytes(index: ResidencyIndex) -> int:

@@ -37,7 +37,7 @@ from dsfs.cache.warmfill import WarmFiller
 from dsfs.metrics import Metrics
 from dsfs.model.errors import NotFoundError
 from dsfs.model.health import Health
-from dsfs.storage.account import SharedAccount, count
+from dsfs.storage.account import SharedAccount
 from dsfs.storage.backing import BackingDirectory
 from dsfs.storage.bulletin import shares_at
 from dsfs.storage.eventlog import EventLog
@@ -49,7 +49,7 @@ from dsfs.storage.origin import Origin
 from dsfs.storage.requests import RequestFolder
 from dsfs.storage.residency import ResidencyIndex
 from dsfs.storage.room import Room
-from tests.engine.backing_sample import set_fillable
+from tests.engine.backing_sample import counted, set_fillable
 from tests.rig.usages import usage_of
 
 T = TypeVar("T")
@@ -237,9 +237,7 @@ class Engine:
 
     def surplus_bytes(self) -> int:
         """What this node, if it is the only one, takes for used beyond what is there."""
-        there = count(self.backing.path)
-        assert there is not None
-        return self.room.used_bytes - there.size_bytes
+        return self.room.used_bytes - counted(self.backing.path).size_bytes
 
     def check(self) -> None:
         """Assert all invariants that hold between any two steps."""

@@ -1,5 +1,6 @@
 """Stopping storage code at its n-th step: a system call, or a point that it names itself."""
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +17,9 @@ CALLS = (
 
 class DiedError(BaseException):
     """The process ended here: nothing that handles errors runs any more."""
+
+
+fault_or_death = pytest.mark.parametrize("error", [OSError(errno.EIO, "sick"), DiedError()], ids=repr)
 
 
 class Stop:

@@ -17,10 +17,11 @@ from dsfs.model.retention import NOTHING, Amount
 from dsfs.storage import account as account_file
 from dsfs.storage.account import OWN, STUCK_S, SharedAccount, count
 from dsfs.storage.accountfile import AccountFile
+from dsfs.storage.backing import BackingDirectory
 from dsfs.storage.filesystem import file_system_of
 from dsfs.storage.room import Room
 from dsfs.storage.turn import Turn
-from tests.engine.backing_sample import Clock, directory, room_of
+from tests.engine.backing_sample import Clock, counted, room_of
 from tests.engine.faults import Faults
 from tests.rig.background import in_background
 from tests.rig.filler import HURRIED_S, FillingNode, allocated_below, fill_up
@@ -36,12 +37,6 @@ WIDE = FileSystemRoom(Amount(2**50, UNBOUNDED), NOTHING)
 
 def shared(path: Path, node: str = "a", clock: Clock | None = None) -> SharedAccount:
     return SharedAccount(path, file_system_of(path), lambda: node, *([clock] if clock else []))
-
-
-def there(path: Path) -> Amount:
-    found = count(path)
-    assert found is not None
-    return found
 
 
 def looked(path: Path) -> Account:
@@ -66,11 +61,23 @@ def filler(
             process.kill()
 
 
+def die_with_grant(path: Path, node: str) -> None:
+    """A node that is killed behind its first segment, with what is left of its grant."""
+    with filler(path, node, "stop") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "filled\n"
+
+
+def take(account: SharedAccount) -> Account:
+    """A grant of a mebibyte."""
+    return account.change(lambda found: found.grant(account.holder, Amount(MIB), LIMIT, WIDE))
+
+
 # ---------------------------------------------------------------- several nodes
 
 
 def test_nodes_that_fill_at_once_never_exceed_the_limit_and_use_it(tmp_path: Path) -> None:
-    directory(tmp_path)
+    BackingDirectory(tmp_path)
     most = 0
     with ExitStack() as stack:
         running = [stack.enter_context(filler(tmp_path, node)) for node in "abc"]
@@ -80,34 +87,30 @@ def test_nodes_that_fill_at_once_never_exceed_the_limit_and_use_it(tmp_path: Pat
     assert 0.9 * LIMIT < most <= LIMIT
     account = looked(tmp_path)
     assert account.grants == ()
-    assert account.used.covers(there(tmp_path))
-    assert account.used.size_bytes - there(tmp_path).size_bytes < LIMIT / 100
+    assert account.used.covers(counted(tmp_path))
+    assert account.used.size_bytes - counted(tmp_path).size_bytes < LIMIT / 100
 
 
 def test_grant_of_a_node_that_was_killed_is_kept_until_it_is_buried_and_counted(tmp_path: Path) -> None:
-    with filler(tmp_path, "a", "stop") as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "filled\n"
+    die_with_grant(tmp_path, "a")
     before = looked(tmp_path)
     lost = before.unspent.size_bytes
     assert lost > MIB
     fill_up(tmp_path, "b", LIMIT)
     assert looked(tmp_path).unspent == before.unspent
-    assert there(tmp_path).size_bytes < LIMIT - lost / 2
+    assert counted(tmp_path).size_bytes < LIMIT - lost / 2
     account = shared(tmp_path, "b")
     epoch = account.begin_count()
     assert account.has_moved(frozenset("b"))
     assert not account.has_moved(frozenset("a"))
     account.bury(frozenset("a"))
-    account.end_count(epoch, there(tmp_path))
+    account.end_count(epoch, counted(tmp_path))
     fill_up(tmp_path, "c", LIMIT)
-    assert 0.9 * LIMIT < there(tmp_path).size_bytes <= LIMIT
+    assert 0.9 * LIMIT < counted(tmp_path).size_bytes <= LIMIT
 
 
 def test_next_run_of_a_node_buries_the_one_before_and_counts(tmp_path: Path) -> None:
-    with filler(tmp_path, "a", "stop") as process:
-        assert process.stdout is not None
-        process.stdout.readline()
+    die_with_grant(tmp_path, "a")
     before = looked(tmp_path)
     b = FillingNode(tmp_path, "b", LIMIT)
     b.fill_segment()
@@ -117,15 +120,15 @@ def test_next_run_of_a_node_buries_the_one_before_and_counts(tmp_path: Path) -> 
     b.room.keep()
     a.room.keep()
     assert not looked(tmp_path).has_lost("a")
-    assert a.room.used_bytes == there(tmp_path).size_bytes
+    assert a.room.used_bytes == counted(tmp_path).size_bytes
 
 
 # ---------------------------------------------------------------- missing, damaged
 
 
 def test_empty_directory_is_counted_at_once(tmp_path: Path) -> None:
-    directory(tmp_path)
-    found = there(tmp_path) + Amount(0, 1)  # with the lock's file
+    BackingDirectory(tmp_path)
+    found = counted(tmp_path) + Amount(0, 1)  # with the lock's file
     assert shared(tmp_path).count_if_unknown() == Account(1, 1, found + OWN, NOTHING)
 
 
@@ -137,11 +140,11 @@ def test_damaged_account_is_made_anew_by_counting(tmp_path: Path, content: bytes
     filling.room.leave()
     before = looked(tmp_path)
     (tmp_path / "account").write_bytes(content)
-    room = room_of(directory(tmp_path), node="b")
+    room = room_of(BackingDirectory(tmp_path), node="b")
     room.reserve(Amount(10))
     room.leave()
     used = looked(tmp_path).used
-    assert used.covers(there(tmp_path))
+    assert used.covers(counted(tmp_path))
     assert abs(used.size_bytes - before.used.size_bytes) <= 2 * OWN.size_bytes + max(0, len(content) - 4096)
 
 
@@ -150,18 +153,18 @@ def test_nothing_is_filled_before_much_is_counted(tmp_path: Path, monkeypatch: p
     filling.fill_segment()
     (tmp_path / "account").unlink()
     monkeypatch.setattr(account_file, "COUNTED_AT_ONCE", 3)
-    gate = Faults(monkeypatch)
-    gate.fail("file.allocated", errno.EIO, times=1_000)  # whoever counts cannot
-    b = Room(directory(tmp_path), shared(tmp_path, "b"), LIMIT, lambda total: 0, Clock())
+    faults = Faults(monkeypatch)
+    faults.fail("file.allocated", errno.EIO, times=1_000)  # whoever counts cannot
+    b = Room(BackingDirectory(tmp_path), shared(tmp_path, "b"), LIMIT, lambda total: 0, Clock())
     with pytest.raises(OSError, match="Input/output"):
         b.keep()
-    gate.fail("file.allocated", errno.EIO, times=0)
+    faults.fail("file.allocated", errno.EIO, times=0)
     b.account.change(lambda account: account)
     with pytest.raises(NoRoomError, match="has to be counted first"):
         b.reserve(Amount(10))
     assert b.why_not_filling() == "what is in the backing directory has to be counted first"
     b.keep()
-    assert looked(tmp_path).used.covers(there(tmp_path))
+    assert looked(tmp_path).used.covers(counted(tmp_path))
     b.freed(NOTHING)
     assert b.why_not_filling() == ""
 
@@ -174,12 +177,12 @@ def test_grant_is_void_when_somebody_has_counted_anew(tmp_path: Path) -> None:
     a.room.keep()
     account = looked(tmp_path)
     assert account.grants == ()
-    assert account.used.covers(there(tmp_path))
+    assert account.used.covers(counted(tmp_path))
 
 
 def test_exchange_that_fails_on_the_way_back_loses_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The account was written, and the node does not know."""
-    room = room_of(directory(tmp_path), limit_bytes=80 * MIB)
+    room = room_of(BackingDirectory(tmp_path), limit_bytes=80 * MIB)
     account, change = room.account, room.account.change
 
     def breaks(work: Callable[[Account], Account]) -> Account:
@@ -203,7 +206,7 @@ def test_who_cannot_have_its_turn_in_time_fills_nothing_and_a_lock_of_the_dead_i
 ) -> None:
     monkeypatch.setattr(account_file, "PATIENCE_S", 0.0)
     clock = Clock()
-    directory(tmp_path)
+    BackingDirectory(tmp_path)
     other = Turn(tmp_path / "account")
     assert other.try_take()
     account, work = shared(tmp_path, clock=clock), lambda found: found.tell(Holder("a", "1"), Statement())
@@ -230,31 +233,28 @@ def test_node_that_is_frozen_with_the_lock_is_left_behind_and_takes_nothing_when
     monkeypatch.setattr(account_file, "STUCK_S", HURRIED_S)
     with filler(tmp_path, "a", "hurried", env={"DSFS_FREEZE_AT": "account.write:2"}) as frozen:  # at its first grant
         wait_until(lambda: is_frozen(frozen.pid), WAIT_S, "a node that stands still")
-        account, other = shared(tmp_path, "b"), Holder("b", "1")
+        account = shared(tmp_path, "b")
 
-        def take(wanted: Amount) -> Account | None:
+        def is_left_behind() -> bool:
             with suppress(NoRoomError):
-                return account.change(lambda found: found.grant(other, wanted, LIMIT, WIDE))
-            return None
+                take(account)
+                return True
+            return False
 
-        wait_until(lambda: take(Amount(MIB)), WAIT_S, "the account of room")
-        granted = take(Amount(MIB))
-        assert granted is not None, "the next ones need not wait"
+        wait_until(is_left_behind, WAIT_S, "the account of room")
+        granted, other = take(account), account.holder  # the next ones need not wait
         frozen.send_signal(signal.SIGCONT)
         assert frozen.wait(WAIT_S) == 0
     assert looked(tmp_path).left_to(other) == granted.left_to(other)
-    assert there(tmp_path).size_bytes + granted.left_to(other).size_bytes <= LIMIT
+    assert counted(tmp_path).size_bytes + granted.left_to(other).size_bytes <= LIMIT
     account.close()
 
 
 def test_node_that_stood_still_before_it_read_does_not_change_what_it_has_not_locked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    directory(tmp_path)
+    BackingDirectory(tmp_path)
     a, b = (shared(tmp_path, node) for node in "ab")
-
-    def take(account: SharedAccount) -> Account:
-        return account.change(lambda found: found.grant(account.holder, Amount(MIB), LIMIT, WIDE))
 
     take(b)
     gate = Faults(monkeypatch).hold("account.locked")
@@ -277,14 +277,11 @@ def test_two_nodes_that_leave_a_third_behind_at_once_lose_no_grant(
 ) -> None:
     monkeypatch.setattr(account_file, "PATIENCE_S", 0.0)
     clock = Clock()
-    directory(tmp_path)
+    BackingDirectory(tmp_path)
     a, b = (shared(tmp_path, node, clock=clock) for node in "ab")
     a.change(lambda found: found)
     stuck = Turn(tmp_path / "account")
     assert stuck.try_take()
-
-    def take(account: SharedAccount) -> Account:
-        return account.change(lambda found: found.grant(account.holder, Amount(MIB), LIMIT, WIDE))
 
     for _ in range(2):
         for account in (a, b):
@@ -308,9 +305,9 @@ def test_two_nodes_that_leave_a_third_behind_at_once_lose_no_grant(
 def test_without_locks_it_goes_on_and_says_so_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    directory(tmp_path)
+    BackingDirectory(tmp_path)
     Faults(monkeypatch).fail("rangelock.lock", errno.ENOLCK, times=100)
-    room = room_of(directory(tmp_path))
+    room = room_of(BackingDirectory(tmp_path))
     for _ in range(3):
         room.reserve(Amount(10))
         room.leave()
@@ -321,11 +318,11 @@ def test_without_locks_it_goes_on_and_says_so_once(
 
 
 def test_count_takes_in_everything_but_what_the_file_system_shows_of_its_past(tmp_path: Path) -> None:
-    directory(tmp_path)
-    before = there(tmp_path)
+    BackingDirectory(tmp_path)
+    before = counted(tmp_path)
     (tmp_path / ".snapshot").mkdir()
     (tmp_path / ".snapshot" / "old").write_bytes(bytes(MIB))
-    assert there(tmp_path) == before
+    assert counted(tmp_path) == before
     (tmp_path / "segments" / ".nfs0001").write_bytes(bytes(MIB))
-    assert there(tmp_path) == before + Amount(MIB, 1)
+    assert counted(tmp_path) == before + Amount(MIB, 1)
     assert count(tmp_path, most=3) is None

@@ -1,6 +1,5 @@
 """The backing directory: whose it is, and how it begins."""
 
-import errno
 import json
 import os
 import threading
@@ -13,8 +12,9 @@ import pytest
 
 from dsfs.model.errors import BackingError
 from dsfs.model.retention import Amount
-from tests.engine.backing_sample import directory, room_of
-from tests.engine.stopping import DiedError, stopping_at
+from dsfs.storage.backing import BackingDirectory
+from tests.engine.backing_sample import room_of
+from tests.engine.stopping import fault_or_death, stopping_at
 from tests.rig.segmentdir import age
 
 WAIT_S = 30
@@ -28,16 +28,16 @@ def test_empty_or_missing_directory_becomes_ours(tmp_path: Path) -> None:
     for path in (tmp_path / "missing", tmp_path / "empty"):
         if path.name == "empty":
             path.mkdir()
-        directory(path)
+        BackingDirectory(path)
         assert sorted(os.listdir(path)) == MADE
         described = json.loads((path / "dsfs.json").read_text())
         assert described["format"] == 1
 
 
 def test_second_node_keeps_the_mark_of_the_first(tmp_path: Path) -> None:
-    directory(tmp_path)
+    BackingDirectory(tmp_path)
     before = (tmp_path / "dsfs.json").read_text()
-    directory(tmp_path)
+    BackingDirectory(tmp_path)
     assert (tmp_path / "dsfs.json").read_text() == before
 
 
@@ -49,7 +49,7 @@ def test_nodes_that_begin_at_once_agree_on_one_mark(tmp_path: Path) -> None:
 
         def begin(path: Path = path, barrier: threading.Barrier = barrier) -> None:
             barrier.wait(WAIT_S)
-            directory(path)
+            BackingDirectory(path)
 
         with ThreadPoolExecutor(6) as pool:
             for future in [pool.submit(begin) for _ in range(6)]:
@@ -60,18 +60,18 @@ def test_nodes_that_begin_at_once_agree_on_one_mark(tmp_path: Path) -> None:
 def test_foreign_directory_is_refused_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(BackingError, match=r"not empty \('thesis\.tex'\), and there is no dsfs\.json"):
-        directory(tmp_path)
+        BackingDirectory(tmp_path)
     assert os.listdir(tmp_path) == ["thesis.tex"]
 
 
 @pytest.mark.parametrize("name", [".snapshot", "lost+found", ".nfs0001", "dsfs.json.new-0123456789ab"])
 def test_what_file_systems_and_crashes_leave_does_not_make_it_foreign(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("")
-    directory(tmp_path)
+    BackingDirectory(tmp_path)
     assert (tmp_path / "dsfs.json").exists()
     assert (tmp_path / name).exists(), "another node may be about to complete it"
     age(tmp_path)
-    directory(tmp_path)
+    BackingDirectory(tmp_path)
     assert (tmp_path / name).exists() == (".new-" not in name)
 
 
@@ -92,30 +92,30 @@ def test_what_file_systems_and_crashes_leave_does_not_make_it_foreign(tmp_path: 
 def test_unknown_format_is_refused_in_clear_words(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "dsfs.json").write_bytes(content.encode("utf-8", "surrogateescape"))
     with pytest.raises(BackingError, match=message):
-        directory(tmp_path)
+        BackingDirectory(tmp_path)
     assert os.listdir(tmp_path) == ["dsfs.json"]
 
 
 def test_absent_parent_is_refused(tmp_path: Path) -> None:
     """Usually the NFS is not mounted: nothing is made on the disk below."""
     with pytest.raises(BackingError, match="No such file or directory"):
-        directory(tmp_path / "nfs" / "dsfs")
+        BackingDirectory(tmp_path / "nfs" / "dsfs")
     assert os.listdir(tmp_path) == []
 
 
 def test_file_in_its_place_is_refused(tmp_path: Path) -> None:
     (tmp_path / "backing").write_text("")
     with pytest.raises(BackingError):
-        directory(tmp_path / "backing")
+        BackingDirectory(tmp_path / "backing")
 
 
-@pytest.mark.parametrize("error", [OSError(errno.EIO, "sick"), DiedError()], ids=repr)
+@fault_or_death
 def test_beginning_that_stops_at_any_step_can_be_begun_again(tmp_path: Path, error: BaseException) -> None:
     for step in count(1):
         path = tmp_path / str(step)
         with stopping_at(step, type(error)(*error.args)) as stop, suppress(BackingError):
-            directory(path)
-        room_of(directory(path)).reserve(Amount(1))
+            BackingDirectory(path)
+        room_of(BackingDirectory(path)).reserve(Amount(1))
         assert sorted(name for name in os.listdir(path) if ".new-" not in name) == ["account", *MADE]
         if not stop.was_reached:
             assert step > 5

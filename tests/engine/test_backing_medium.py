@@ -11,8 +11,9 @@ import pytest
 from dsfs.model.blocks import BLOCK
 from dsfs.model.errors import BackingError, NoRoomError
 from dsfs.model.retention import Amount
+from dsfs.storage.backing import BackingDirectory
 from dsfs.storage.segment import State
-from tests.engine.backing_sample import Clock, directory, room_of, segment_of
+from tests.engine.backing_sample import Clock, room_of, segment_of
 from tests.engine.segment_sample import IDENTITY
 
 MIB = 1024 * 1024
@@ -29,7 +30,7 @@ def mounted(path: Path, *options: str) -> Iterator[Path]:
 
 
 def test_removed_segment_leaves_no_file(tmp_path: Path) -> None:
-    backing = directory(tmp_path)
+    backing = BackingDirectory(tmp_path)
     sample, file = segment_of(backing)
     sample.complete(file)
     sample.close()
@@ -43,7 +44,7 @@ def test_removed_segment_leaves_no_file(tmp_path: Path) -> None:
 def test_full_file_system_is_reported_and_filled_again_once_there_is_room(tmp_path: Path) -> None:
     with mounted(tmp_path / "small", "-t", "tmpfs", "-o", "size=8m", "tmpfs") as path:
         clock = Clock()
-        backing = directory(path)
+        backing = BackingDirectory(path)
         room = room_of(backing, clock=clock)
         sample, file = segment_of(backing, blocks=50)
         ballast = path / "ballast"
@@ -76,7 +77,7 @@ def test_full_file_system_is_reported_and_filled_again_once_there_is_room(tmp_pa
 @pytest.mark.needs("root")
 def test_full_file_system_at_the_seal_loses_nothing(tmp_path: Path) -> None:
     with mounted(tmp_path / "small", "-t", "tmpfs", "-o", "size=8m", "tmpfs") as path:
-        sample, file = segment_of(directory(path))
+        sample, file = segment_of(BackingDirectory(path))
         sample.fill(file, 0, 4)
         ballast = path / "ballast"
         with ballast.open("wb", buffering=0) as out, suppress(OSError):
@@ -95,12 +96,12 @@ def test_full_file_system_at_the_seal_loses_nothing(tmp_path: Path) -> None:
 @pytest.mark.needs("root")
 @pytest.mark.expects_log("was changed after|cannot be taken back, .*Read-only")
 def test_read_only_directory_serves_what_is_sealed(tmp_path: Path) -> None:
-    sample, file = segment_of(directory(tmp_path / "backing"))
+    sample, file = segment_of(BackingDirectory(tmp_path / "backing"))
     sample.complete(file)
     sample.close()
     with mounted(tmp_path / "view", "--bind", str(tmp_path / "backing")) as path:
         subprocess.run(["mount", "-o", "remount,bind,ro", path], check=True)
-        backing = directory(path)
+        backing = BackingDirectory(path)
         sample, file = segment_of(backing)
         sample.assert_right_or_lost(file)
         assert file.state is State.SEALED
@@ -120,10 +121,10 @@ def test_read_only_directory_serves_what_is_sealed(tmp_path: Path) -> None:
 def test_new_read_only_directory_is_refused(tmp_path: Path) -> None:
     new = mounted(tmp_path / "view", "-t", "tmpfs", "-o", "ro", "tmpfs")
     with new as path, pytest.raises(BackingError, match="Read-only file system"):
-        directory(path)
+        BackingDirectory(path)
 
 
 def test_kind_of_the_file_system_is_known(tmp_path: Path) -> None:
-    backing = directory(tmp_path)
+    backing = BackingDirectory(tmp_path)
     assert backing.file_system.kind
     assert not backing.file_system.is_network

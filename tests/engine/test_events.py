@@ -4,6 +4,7 @@ import errno
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -117,10 +118,14 @@ async def test_write_that_fails_is_tried_again_and_told_once(
     faults = Faults(monkeypatch)
     faults.fail("events.write", errno.ENOSPC, times=3)
     async with telling(tmp_path) as told:
+
+        def have_failed(attempts: int) -> bool:
+            return faults.reached.count("events.write") == attempts and not told._turn.locked()
+
         told.tell(Kind.DROPPED)
-        for attempt in range(1, 4):
-            await until(lambda attempt=attempt: faults.reached.count("events.write") == attempt, "an attempt")  # type: ignore[misc]
-            await wait_all_tasks_blocked()
+        for attempts in range(1, 4):
+            await until(partial(have_failed, attempts), "an attempt")
+            await wait_all_tasks_blocked()  # it waits now: a jump while its thread still writes is for nothing
             mock_clock.jump(RETRY_S)
         await until(lambda: len(written(told)) == 1)
     assert len([record for record in caplog.records if "events cannot be written" in record.message]) == 1

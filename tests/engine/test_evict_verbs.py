@@ -21,7 +21,7 @@ Answer = dict[str, Any]
 async def test_plan_changes_nothing_and_evict_does_what_it_says(tmp_path: Path) -> None:
     async with evicting(tmp_path, "v1", "v2", grace_s=600) as (engine, found):
         age(engine, "v1")
-        age(engine, "v2", 1)
+        age(engine, "v2", days=1)
         verbs = EvictVerbs(found.evictor).table()
         assert (verbs["evict_plan"].changes, verbs["evict"].changes) == (False, True)
         plan: Answer = await verbs["evict_plan"].run({"need_bytes": 1000})  # type: ignore[assignment]

@@ -1,7 +1,6 @@
 """Rounds of eviction one after the other, and what stands in their way: a full medium, what cannot be hidden."""
 
 import errno
-import os
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -12,30 +11,28 @@ import trio
 from dsfs.cache import evictor as evictor_module
 from dsfs.cache.evictor import TOLD_AT_ONCE
 from dsfs.cache.sweep import COUNT_EVERY_S
-from dsfs.model.errors import BackingError
 from dsfs.model.event import Kind
 from dsfs.model.pin import Pin
 from dsfs.model.trashname import TrashedFile
 from dsfs.storage.turn import Turn
-from tests.engine.engine import MIB, PREFIX, Settings, running, until
+from tests.engine.engine import MIB, Settings, running, until
 from tests.engine.evicting import (
-    DAY_S,
     LARGE,
-    Evicting,
     age,
+    close_unused,
     evicting,
+    evictor_beside,
     hidden,
+    hidden_large,
     present,
     read,
+    rounds_in_trouble,
     sample,
-    short_beats,
+    supersede,
+    waiting_events,
 )
-from tests.engine.fake_origin import FakeOrigin
 from tests.engine.faults import Faults
-from tests.engine.test_sweep import open_segments
 from tests.rig.smallfs import SmallFilesystem
-
-__all__ = ["short_beats"]
 
 
 async def test_as_long_as_not_everything_was_seen_rounds_follow_each_other_sooner(
@@ -59,19 +56,18 @@ async def test_version_that_becomes_whole_is_told_of_by_the_one_whose_turn_it_is
     async with evicting(tmp_path, "v1", "v2", "v3") as (engine, found):
         for version in ("v2", "v3"):
             await engine.drop(version)
-        found.evictor._round()
+        found.round()
         await read(engine, "v2")
-        found.evictor._round()
+        found.round()
         await found.evictor._tell()
-        told = [event.version for _, event in engine.events._waiting if event.kind == Kind.CACHED.value]
-        assert told == ["v2"]
+        assert [event.version for event in waiting_events(engine, Kind.CACHED)] == ["v2"]
         found.evictor._give_up_turn()
         other = Turn(engine.backing.turns / "evictor")
         assert other.try_take()
-        found.evictor._round()
+        found.round()
         await read(engine, "v3")
         other.end()
-        found.evictor._round()
+        found.round()
         assert found.evictor.is_ours
         assert not found.evictor._become_whole
 
@@ -87,8 +83,9 @@ async def test_telling_what_has_left_holds_nobody_up_and_comes_to_its_end(
         monkeypatch.setattr(engine.filler, "removed", told.append)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(found.evictor.plan, 0)
-            while not told:
-                await trio.lowlevel.checkpoint()
+            with trio.fail_after(20):
+                while not told:
+                    await trio.lowlevel.checkpoint()
             assert len(told) < len(segments)
             nursery.cancel_scope.cancel()
         assert tuple(told) == segments
@@ -105,10 +102,7 @@ async def test_medium_that_takes_nothing_gets_rid_of_what_was_taken_away(
         found.sweeper._count = None  # one is to begin
         found.clock_s += COUNT_EVERY_S
         Faults(monkeypatch).fail(point, errno.ENOSPC, times=1000)
-        for _ in range(3):
-            found.beat()
-            with suppress(BackingError):
-                await found.evictor.evict(0)
+        await rounds_in_trouble(found, 3)
         assert hidden(engine) == []
 
 
@@ -119,50 +113,39 @@ async def test_file_system_that_others_have_filled_to_the_last_byte_gets_room_ag
         async with running(tmp_path, sample("v1", "v2"), settings) as engine:
             for version in ("v1", "v2"):
                 await read(engine, version)
-            found = Evicting(engine, tmp_path)
-            found.beat()
-            age(engine, "v1")
-            for _ in range(2):
-                engine.segments.close_unused()
-            await until(lambda: not open_segments(engine), "what is not used being closed")
-            small.fill_to_the_last_block()
-            for _ in range(5):
-                found.beat()
-                with suppress(BackingError):
-                    await found.evictor.evict(0)
-            assert hidden(engine) == []
-            assert small.free_bytes >= len(LARGE)
-            assert len(present(engine)) == 4  # v2, with its checksums
-            await found.close()
+            async with evictor_beside(engine, tmp_path) as found:
+                age(engine, "v1")
+                await close_unused(engine)
+                small.fill_to_the_last_block()
+                await rounds_in_trouble(found, 5)
+                assert hidden(engine) == []
+                assert small.free_bytes >= len(LARGE)
+                assert len(present(engine)) == 4  # v2, with its checksums
 
 
 async def test_what_cannot_be_hidden_keeps_nothing_from_being_deleted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with evicting(tmp_path, "v1", "v2") as (engine, found):
-        age(engine, "v1")
-        age(engine, "v2")
+        age(engine, "v1", "v2")
         found.pins.place(Pin("photos", "v2", 0, 0, "ann", "a", ""))
         await found.evictor.evict(0)
         assert len(hidden(engine)) == 2
         found.pins.remove("photos", "v2")
         Faults(monkeypatch).fail("trash.rename", errno.EACCES, times=1000)
         for _ in range(4):
-            found.beat()
             with suppress(PermissionError):
-                found.evictor._round()
+                found.round()
         assert hidden(engine) == []
-        standing = found.evictor._standing.look()
-        assert standing is not None
-        assert standing.trouble.endswith("can be taken away: [Errno 13] Permission denied")
+        assert found.standing().trouble.endswith("can be taken away: [Errno 13] Permission denied")
 
 
 async def test_what_cannot_be_hidden_keeps_nothing_else_from_leaving_and_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with evicting(tmp_path, "v1", "v2", grace_s=3600) as (engine, found):
-        age(engine, "v1", 30)
-        age(engine, "v2", 20)
+        age(engine, "v1", days=30)
+        age(engine, "v2", days=20)
         hide, ill = found.trash.hide, set[str]()
 
         def refuse(identity: str, stamp_ns: int) -> TrashedFile | None:
@@ -174,21 +157,17 @@ async def test_what_cannot_be_hidden_keeps_nothing_else_from_leaving_and_is_trie
 
         monkeypatch.setattr(found.trash, "hide", refuse)
         with pytest.raises(PermissionError):
-            found.evictor._round()
+            found.round()
         assert len(hidden(engine)) == 1  # of v1
-        found.evictor._round()
+        found.round()
         assert len(hidden(engine)) == 3
-        found.evictor._round()
+        found.round()
         assert len(hidden(engine)) == 3  # nothing else leaves any more
-        standing = found.evictor._standing.look()
-        assert standing is not None
-        assert standing.trouble.endswith("can be taken away: [Errno 13] Permission denied")
+        assert found.standing().trouble.endswith("can be taken away: [Errno 13] Permission denied")
         ill = {"nobody"}
-        found.evictor._round()
+        found.round()
         assert len(hidden(engine)) == 4
-        standing = found.evictor._standing.look()
-        assert standing is not None
-        assert standing.trouble == ""
+        assert found.standing().trouble == ""
         told = sum(verdict.amount.size_bytes for verdict in found.evictor._left)
         assert told == pytest.approx(2 * len(LARGE), rel=0.02)
 
@@ -200,42 +179,29 @@ async def test_what_is_owed_is_known_also_where_it_cannot_be_written_down(
     async with evicting(tmp_path, *versions, limit_bytes=100 * MIB) as (engine, found):
         there = engine.room.there()  # as a full file system with a snapshot says it
         monkeypatch.setattr(engine.room, "there", lambda: replace(there, floor=there.free))
-        for version in versions:
-            age(engine, version)
+        age(engine, *versions)
         await found.evictor.evict(0)
         Faults(monkeypatch).fail("bulletin.place", errno.ENOSPC, times=1000)
-        for _ in range(8):
-            found.clock_s += 60
-            found.beat()
-            with suppress(BackingError):
-                await found.evictor.evict(0)
-        assert len(hidden(engine, at_least=MIB)) == 3  # one of them is larger than what may be owed
+        await rounds_in_trouble(found, 8, step_s=60)
+        assert len(hidden_large(engine)) == 3  # one of them is larger than what may be owed
 
 
 async def test_old_generation_that_cannot_be_taken_away_keeps_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with evicting(tmp_path, "v1", "v2") as (engine, found):
-        assert isinstance(engine.origin, FakeOrigin)
-        dataset = await engine.library.dataset("photos")
-        for name in ("v1", "v2"):
-            engine.origin.put(f"{PREFIX}{name}/large", LARGE[::-1])
-            await engine.library.refresh(await engine.library.version(dataset, name))
-        folder = engine.backing.generations / "photos"
-        for catalog in folder.glob("*/*/catalog.mdb"):
-            stamp = catalog.stat().st_mtime_ns - DAY_S * 10**9
-            os.utime(catalog, ns=(stamp, stamp))
+        for version in ("v1", "v2"):
+            await supersede(engine, version)
         await found.evictor.evict(0)
 
-        def names() -> list[int]:
-            return [sum(".trash-" not in path.name for path in (folder / name).iterdir()) for name in ("v1", "v2")]
+        def generations() -> list[int]:
+            folders = [engine.backing.generations / "photos" / version for version in ("v1", "v2")]
+            return [sum(".trash-" not in path.name for path in folder.iterdir()) for folder in folders]
 
-        assert names() == [2, 2]
+        assert generations() == [2, 2]
         Faults(monkeypatch).fail("trash.rename", errno.EACCES)
-        found.beat()
         with pytest.raises(OSError, match="Permission denied"):
-            found.evictor._round()
-        assert names() == [2, 1]
-        found.beat()
-        found.evictor._round()
-        assert names() == [1, 1]
+            found.round()
+        assert generations() == [2, 1]
+        found.round()
+        assert generations() == [1, 1]

@@ -32,19 +32,29 @@ def place(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def uses(place: Path) -> LastUses:
+def node_at(place: Path) -> LastUses:
+    """One that knows nothing yet."""
     return LastUses(place, file_system_of(place))
 
 
+@pytest.fixture
+def uses(place: Path) -> LastUses:
+    return node_at(place)
+
+
+def versions(uses: LastUses) -> list[tuple[str, str]]:
+    """Those of which uses are known."""
+    return [(use.dataset, use.version) for use in uses.all()]
+
+
 def test_use_is_seen_by_all_with_the_time_of_the_server(uses: LastUses, place: Path) -> None:
-    other = LastUses(place, file_system_of(place))
+    other = node_at(place)
     assert other.all() == []
     assert other.of([V1]) == {}
     for names in (V1, LONG):
         uses.begin(*names, 0)
     for seen in (uses, other):
-        assert {(use.dataset, use.version) for use in seen.all()} == {V1, LONG}
+        assert set(versions(seen)) == {V1, LONG}
         assert seen.of([V1, V2, LONG]).keys() == {V1, LONG}
     assert sorted(path.name for path in place.iterdir())[1] == "photos,v1"  # an administrator can read it
 
@@ -69,7 +79,7 @@ def test_what_is_no_use_file_is_left_alone(uses: LastUses, place: Path) -> None:
     for name in ("README", ".nfs0123", "0" * 40, "photos,v2.0.new-0123456789ab"):
         (place / name).write_text("anything")
     for _ in range(2):
-        assert [(use.dataset, use.version) for use in uses.all()] == [V1]
+        assert versions(uses) == [V1]
 
 
 def test_damaged_content_matters_only_where_the_name_does_not_tell(uses: LastUses, place: Path) -> None:
@@ -77,8 +87,8 @@ def test_damaged_content_matters_only_where_the_name_does_not_tell(uses: LastUse
         uses.begin(*names, 0)
     for path in place.iterdir():
         path.write_bytes(b"\0" * 100)
-    fresh = LastUses(place, file_system_of(place))
-    assert [(use.dataset, use.version) for use in fresh.all()] == [V1]
+    fresh = node_at(place)
+    assert versions(fresh) == [V1]
     for _ in range(2):
         uses_of = {(use.dataset, use.version): use for use in fresh.all([V1, V2, LONG])}
         assert uses_of.keys() == {V1, LONG}
@@ -114,7 +124,7 @@ def test_what_nobody_has_used_for_a_year_is_forgotten(uses: LastUses, place: Pat
     left.touch()
     os.utime(left, ns=(0, 0))
     uses.forget(now_ns)
-    assert {(use.dataset, use.version) for use in uses.all()} == {V2, LONG}
+    assert set(versions(uses)) == {V2, LONG}
     assert not left.exists()
 
 
@@ -133,7 +143,7 @@ def test_file_that_vanishes_is_of_no_use(uses: LastUses, place: Path, monkeypatc
     uses.begin(*V1, 0)
     names = [*os.listdir(place), "photos,v2"]
     monkeypatch.setattr("dsfs.storage.lastuses.os.listdir", lambda path: names)
-    assert [(use.dataset, use.version) for use in uses.all()] == [V1]
+    assert versions(uses) == [V1]
 
 
 def test_first_use_that_cannot_be_told_leaves_nothing(
@@ -160,7 +170,7 @@ def counts(uses: LastUses) -> float:
 
 def test_use_that_begins_after_a_pause_is_another_one_and_an_old_one_counts_half(uses: LastUses, place: Path) -> None:
     uses.begin(*V1, NOW_NS)
-    other = LastUses(place, file_system_of(place))
+    other = node_at(place)
     told_at(place, NOW_NS)
     assert (counts(uses), counts(other)) == (1, 1)
     half_life_ns = round(HALF_LIFE_S * 1e9)
@@ -177,26 +187,26 @@ def test_nodes_that_begin_at_once_count_one_use(uses: LastUses, place: Path, mon
     uses.begin(*V1, NOW_NS)
     told_at(place, NOW_NS)
     later_ns = NOW_NS + round(HALF_LIFE_S * 1e9)
-    gates = [Faults(monkeypatch).hold("direct.rename")]
+    gate = Faults(monkeypatch).hold("direct.rename")
     with ThreadPoolExecutor() as nodes:
         slow = nodes.submit(uses.begin, *V1, later_ns)
-        assert gates[0].reached.wait(20)  # it has looked, and is about to write
+        assert gate.reached.wait(20)  # it has looked, and is about to write
         monkeypatch.undo()
-        LastUses(place, file_system_of(place)).begin(*V1, later_ns)
+        node_at(place).begin(*V1, later_ns)
         told_at(place, later_ns)
-        LastUses(place, file_system_of(place)).begin(*V1, later_ns)
+        node_at(place).begin(*V1, later_ns)
         assert counts(uses) == 1.5
-        gates[0].open()
+        gate.open()
         slow.result(20)
     told_at(place, later_ns)
-    assert counts(LastUses(place, file_system_of(place))) == 1.5
+    assert counts(node_at(place)) == 1.5
 
 
 def test_file_that_does_not_count_says_one_use(uses: LastUses, place: Path) -> None:
     for content in (encode(VersionNames(*V1), FORMAT), b"torn"):
         (place / "photos,v1").write_bytes(content)
         told_at(place, NOW_NS)
-        assert counts(LastUses(place, file_system_of(place))) == 1
+        assert counts(node_at(place)) == 1
         uses.begin(*V1, NOW_NS + round(HALF_LIFE_S * 1e9))
         assert counts(uses) == 1.5
 

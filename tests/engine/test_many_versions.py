@@ -22,12 +22,11 @@ from dsfs.storage.censusscan import SAFE_NS
 from dsfs.storage.generations import CATALOG, GenerationStore
 from dsfs.storage.segmentlist import SegmentList
 from tests.engine.engine import MIB, running
-from tests.engine.evicting import DAY_S, DISK_BYTES, Evicting, short_beats
+from tests.engine.evicting import DISK_BYTES, evictor_beside
 from tests.engine.fake_origin import FakeOrigin
 from tests.engine.stopping import CALLS
+from tests.rig.aged import DAY_S
 from tests.rig.smallfs import SmallFilesystem
-
-__all__ = ["short_beats"]
 
 DATASETS, VERSIONS = 10, 1_000
 COUNT = DATASETS * VERSIONS
@@ -124,13 +123,14 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 async def test_ten_thousand_versions_are_judged_one_by_one(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with running(disk, FakeOrigin()) as engine:
+    async with (
+        running(disk, FakeOrigin()) as engine,
+        evictor_beside(engine, disk, grace_s=3600, keep_newest=1) as found,
+    ):
         with engine.room.taking(Amount(2 * len(PAGE) * COUNT, 2 * COUNT)):
             versions = Versions(engine.backing, engine.nodes.now_ns() - SAFE_NS)
-        found = Evicting(engine, disk, grace_s=3600, keep_newest=1)
         there = FileSystemRoom(Amount(DISK_BYTES, UNBOUNDED), NOTHING)
         monkeypatch.setattr(engine.room, "there", lambda: there)  # else all is walked to know
-        found.beat()
         costs = Costs(monkeypatch)
 
         rules = {key: versions.rule(place) for place, key in enumerate(versions.keys)}
@@ -141,7 +141,7 @@ async def test_ten_thousand_versions_are_judged_one_by_one(disk: Path, monkeypat
             assert {verdict.key: verdict.rule for verdict in (*plan.leaves, *plan.stays)} == rules
             assert costs.of_each() < most
 
-        found.evictor._round()
+        found.round()
         assert costs.of_each() < 12
         paths = [path.name for path in engine.backing.path.glob("segments/*/*")]
         gone = {name.partition(".")[0] for name in paths if stamp_in(name) is not None}
@@ -151,4 +151,3 @@ async def test_ten_thousand_versions_are_judged_one_by_one(disk: Path, monkeypat
         plan = await found.evictor.plan(0)
         assert plan.leaves == ()
         assert {verdict.key for verdict in plan.stays} == rules.keys() - set(stale)
-        await found.close()

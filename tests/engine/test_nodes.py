@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,11 +19,13 @@ from dsfs.storage.filesystem import file_system_of
 from dsfs.storage.nodes import HEARTBEAT, USAGE, NodesDirectory, nfs_unique_id, node_id
 from tests.engine.backing_sample import Clock
 from tests.engine.faults import Faults
+from tests.rig.aged import set_back
 from tests.rig.smallfs import SmallFilesystem
 from tests.rig.usages import usage_of
 
 HOUR_S = 3600
 MIB = 1024 * 1024
+WAIT_S = 20
 NewNode = Callable[..., NodesDirectory]
 
 
@@ -49,9 +52,7 @@ def new_node(place: Path) -> Iterator[NewNode]:
 
 def pass_time(place: Path, node: str, seconds: float) -> None:
     """As far as the server's clock goes, the node beat so much earlier."""
-    path = place / node / HEARTBEAT
-    then_ns = path.stat().st_mtime_ns - round(seconds * 1e9)
-    os.utime(path, ns=(then_ns, then_ns))
+    set_back(place / node / HEARTBEAT, seconds)
 
 
 def seen(look: Look, node: str) -> Sighting:
@@ -284,14 +285,12 @@ def test_node_that_is_dead_for_days_is_forgotten_by_several_at_once(place: Path,
     together = threading.Barrier(len(living))
 
     def forget(node: NodesDirectory, look: Look) -> None:
-        together.wait()
+        together.wait(WAIT_S)
         node.forget(look)
 
-    threads = [threading.Thread(target=forget, args=pair) for pair in zip(living, looks, strict=True)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(len(living)) as pool:
+        for forgetting in [pool.submit(forget, *pair) for pair in zip(living, looks, strict=True)]:
+            forgetting.result(WAIT_S)
     assert sorted(os.listdir(place)) == ["a", "b", "c"]
 
 

@@ -17,9 +17,7 @@ TOTAL_BYTES = sum(map(len, CONTENTS.values()))
 
 
 def refiller(engine: Engine) -> Refiller:
-    return Refiller(
-        engine.segments, engine.memory, engine.filler, engine.room, engine.health, engine.filling_pool
-    )
+    return Refiller(engine.segments, engine.memory, engine.filler, engine.room, engine.health, engine.filling_pool)
 
 
 @pytest.fixture
@@ -50,7 +48,7 @@ async def test_what_found_no_room_is_filled_when_there_is_some(tmp_path: Path, o
 
         engine.leave_room(room_bytes)
         with trio.fail_after(20):
-            while engine.metrics.fill_bytes.value() < TOTAL_BYTES:  # that there is none is believed for a second or two
+            while engine.metrics.fill_bytes.value() < TOTAL_BYTES:  # that there is none is believed for some seconds
                 await refilling.look()
                 await engine.settle()
         assert engine.metrics.fill_bytes.value() == TOTAL_BYTES

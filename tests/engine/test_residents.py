@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from tests.engine.engine import PREFIX, Engine, Settings, running
-from tests.engine.evicting import Evicting, age
+from tests.engine.evicting import age, evictor_beside
 from tests.engine.fake_origin import FakeOrigin
 from tests.engine.test_queries import queries_of
 
@@ -41,20 +41,16 @@ async def test_other_nodes_know_what_is_resident_and_what_was_evicted(tmp_path: 
         assert "no node has had a round for 5m" in str((await queries.status(None))["eviction"])
         queries.started_s = time.time()
         assert (await queries.status(None))["eviction"] is None
-        found = Evicting(one, tmp_path)
-        found.beat()
-        await found.evictor.evict(0)
+        async with evictor_beside(one, tmp_path) as found:
+            await found.evictor.evict(0)
         assert await resident(one) == await resident(other) == total
         assert (await queries_of(other).status(None))["eviction"] is not None
 
         age(one, "v1")
-        other_evictor = Evicting(other, tmp_path, name="other")  # which has not asked for the last uses yet
-        other_evictor.beat()
-        assert len((await other_evictor.evictor.evict(0)).leaves) == 1
+        async with evictor_beside(other, tmp_path, name="other") as found:  # has not asked for the last uses yet
+            assert len((await found.evictor.evict(0)).leaves) == 1
         assert await resident(one) == await resident(other) == 0
 
         assert await other.read_path("v1/large") == LARGE
         await other.settle()
         assert await resident(other) == len(LARGE)  # it has filled that since
-        await found.close()
-        await other_evictor.close()

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -10,26 +9,33 @@ from pathlib import Path
 
 import pytest
 
-from dsfs.model.blocks import BLOCK
 from dsfs.model.errors import NoRoomError
 from dsfs.model.nodes import LEASE_S
 from dsfs.model.retention import NOTHING, Amount
-from dsfs.storage import account, faultpoint
-from dsfs.storage.room import BUSY_BELIEVED_S, SMALL_PART, Room
+from dsfs.storage import account
+from dsfs.storage.backing import BackingDirectory
+from dsfs.storage.room import BUSY_BELIEVED_S, FULL_BELIEVED_S, SMALL_PART, Room
 from dsfs.storage.turn import Turn
-from tests.engine.backing_sample import Clock, directory, room_of, segment_of
+from tests.engine.backing_sample import Clock, account_of, room_of
 from tests.engine.faults import Faults
-from tests.engine.stopping import stopping_at
-from tests.engine.test_backing import MADE
 
 MIB = 1024 * 1024
 WAIT_S = 30
 ONE = Amount(1)
 
 
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
 
-def test_what_nodes_tell_each_other_has_room_where_data_has_none(tmp_path: Path) -> None:
-    room = room_of(directory(tmp_path))
+
+@pytest.fixture
+def backing(tmp_path: Path) -> BackingDirectory:
+    return BackingDirectory(tmp_path)
+
+
+def test_what_nodes_tell_each_other_has_room_where_data_has_none(backing: BackingDirectory) -> None:
+    room = room_of(backing)
     room.limit_bytes = 64 * MIB
     small = Amount(64 * MIB // SMALL_PART // 2)
     step = Amount(MIB // 32)
@@ -48,9 +54,8 @@ def test_what_nodes_tell_each_other_has_room_where_data_has_none(tmp_path: Path)
     assert room.used_bytes <= 64 * MIB
 
 
-def test_reservations_are_held_against_the_limit(tmp_path: Path) -> None:
-    clock = Clock()
-    room = room_of(directory(tmp_path), limit_bytes=100, clock=clock)
+def test_reservations_are_held_against_the_limit(backing: BackingDirectory, clock: Clock) -> None:
+    room = room_of(backing, limit_bytes=100, clock=clock)
     before = room.used_bytes
     room.reserve(Amount(60))
     with pytest.raises(NoRoomError, match=r"backing\.limit is reached"):
@@ -67,10 +72,9 @@ def test_reservations_are_held_against_the_limit(tmp_path: Path) -> None:
     assert room.used_bytes == before
 
 
-def test_limit_is_that_of_all_nodes_together(tmp_path: Path) -> None:
-    a = room_of(directory(tmp_path), limit_bytes=100)
-    clock = Clock()
-    b = room_of(directory(tmp_path), clock=clock, node="b")
+def test_limit_is_that_of_all_nodes_together(tmp_path: Path, clock: Clock) -> None:
+    a = room_of(BackingDirectory(tmp_path), limit_bytes=100)
+    b = room_of(BackingDirectory(tmp_path), clock=clock, node="b")
     b.limit_bytes = a.limit_bytes
     a.reserve(Amount(60))
     with pytest.raises(NoRoomError, match=r"backing\.limit is reached"):
@@ -84,9 +88,10 @@ def test_limit_is_that_of_all_nodes_together(tmp_path: Path) -> None:
     assert b.used_bytes == a.used_bytes
 
 
-def test_node_that_is_refused_again_asks_less_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = Clock()
-    room = room_of(directory(tmp_path), limit_bytes=100, clock=clock)
+def test_node_that_is_refused_again_asks_less_often(
+    backing: BackingDirectory, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = room_of(backing, limit_bytes=100, clock=clock)
     faults = Faults(monkeypatch)
     for _ in range(60):
         with pytest.raises(NoRoomError):
@@ -97,12 +102,23 @@ def test_node_that_is_refused_again_asks_less_often(tmp_path: Path, monkeypatch:
     room.reserve(Amount(101))
 
 
+def test_refusals_of_less_and_less_at_one_moment_are_believed_as_long_as_one(
+    backing: BackingDirectory, clock: Clock
+) -> None:
+    room = room_of(backing, limit_bytes=100, clock=clock)
+    for wanted in (400, 300, 200, 150):
+        with pytest.raises(NoRoomError):
+            room.reserve(Amount(wanted))
+    room.limit_bytes = 64 * MIB
+    clock.now_s += 2 * FULL_BELIEVED_S + 0.1
+    room.reserve(Amount(150))
+
+
 def test_node_that_does_not_leave_the_account_is_waited_for_now_and_then_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, backing: BackingDirectory, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(account, "PATIENCE_S", 0.0)
-    clock = Clock()
-    room = room_of(directory(tmp_path), limit_bytes=100, clock=clock)
+    room = room_of(backing, limit_bytes=100, clock=clock)
     room.reserve(Amount(1))
     other = Turn(tmp_path / "account")
     assert other.try_take()
@@ -120,9 +136,25 @@ def test_node_that_does_not_leave_the_account_is_waited_for_now_and_then_only(
     assert room.why_not_filling() == ""
 
 
-def test_what_is_idle_goes_back_and_what_is_being_written_stays(tmp_path: Path) -> None:
-    clock = Clock()
-    room = room_of(directory(tmp_path), clock=clock)
+def test_account_that_is_free_again_is_no_reason_any_more_also_where_nobody_reads(
+    tmp_path: Path, backing: BackingDirectory, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(account, "PATIENCE_S", 0.0)
+    room = room_of(backing, limit_bytes=100, clock=clock)
+    other = Turn(tmp_path / "account")
+    assert other.try_take()
+    with pytest.raises(NoRoomError, match="another node is at the account"):
+        room.reserve(ONE)
+    with pytest.raises(NoRoomError, match="another node is at the account"):
+        room.keep()
+    assert room.why_not_filling() == "another node is at the account of room"
+    other.end()
+    room.keep()
+    assert room.why_not_filling() == ""
+
+
+def test_what_is_idle_goes_back_and_what_is_being_written_stays(backing: BackingDirectory, clock: Clock) -> None:
+    room = room_of(backing, clock=clock)
     room.reserve(Amount(10))
     room.keep()
     assert granted(room) > 10
@@ -134,12 +166,11 @@ def test_what_is_idle_goes_back_and_what_is_being_written_stays(tmp_path: Path) 
     assert granted(room) == 0
 
 
-def test_node_that_stood_still_does_not_spend_what_may_be_another_one_s_by_now(tmp_path: Path) -> None:
-    clock = Clock()
-    room = room_of(directory(tmp_path), clock=clock)
+def test_node_that_stood_still_does_not_spend_what_may_be_another_one_s_by_now(tmp_path: Path, clock: Clock) -> None:
+    room = room_of(BackingDirectory(tmp_path), clock=clock)
     room.reserve(ONE)
     clock.now_s += LEASE_S
-    other = room_of(directory(tmp_path), node="b").account
+    other = room_of(BackingDirectory(tmp_path), node="b").account
     epoch = other.begin_count()
     other.bury(frozenset("a"))
     other.end_count(epoch, NOTHING)
@@ -149,15 +180,13 @@ def test_node_that_stood_still_does_not_spend_what_may_be_another_one_s_by_now(t
 
 
 def granted(room: Room) -> int:
-    account = room.account.look()
-    assert account is not None
-    return account.unspent.size_bytes
+    return account_of(room).unspent.size_bytes
 
 
 def test_grant_costs_no_request_as_long_as_it_lasts_and_the_next_comes_before_its_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    backing: BackingDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    room = room_of(directory(tmp_path), limit_bytes=80 * MIB)  # the first grant is 10 MiB less the small part
+    room = room_of(backing, limit_bytes=80 * MIB)  # the first grant is 10 MiB less the small part
     faults = Faults(monkeypatch)
     for _ in range(7):
         room.reserve(Amount(MIB))
@@ -166,10 +195,11 @@ def test_grant_costs_no_request_as_long_as_it_lasts_and_the_next_comes_before_it
     assert faults.reached.count("account.write") == 2
 
 
-def test_reservations_are_held_against_the_floor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reservations_are_held_against_the_floor(
+    backing: BackingDirectory, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     free = give_statvfs(monkeypatch, total=1000, free=500)
-    clock = Clock()
-    room = room_of(directory(tmp_path), floor_bytes=300, clock=clock)
+    room = room_of(backing, floor_bytes=300, clock=clock)
     room.reserve(Amount(150))
     with pytest.raises(NoRoomError, match=r"below backing\.floor"):
         room.reserve(Amount(51))
@@ -188,11 +218,10 @@ def test_reservations_are_held_against_the_floor(tmp_path: Path, monkeypatch: py
 
 
 def test_file_system_that_others_have_filled_is_why_nothing_is_filled_also_with_a_grant(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    backing: BackingDirectory, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free = give_statvfs(monkeypatch, total=1000, free=900)
-    clock = Clock()
-    room = room_of(directory(tmp_path), floor_bytes=300, clock=clock)
+    room = room_of(backing, floor_bytes=300, clock=clock)
     room.reserve(Amount(100))
     room.settle(Amount(100))
     assert granted(room) >= 100
@@ -207,25 +236,27 @@ def test_file_system_that_others_have_filled_is_why_nothing_is_filled_also_with_
 
 def test_floor_is_that_of_all_nodes_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     give_statvfs(monkeypatch, total=1000, free=500)
-    a = room_of(directory(tmp_path), floor_bytes=300)
-    b = room_of(directory(tmp_path), floor_bytes=300, node="b")
+    a = room_of(BackingDirectory(tmp_path), floor_bytes=300)
+    b = room_of(BackingDirectory(tmp_path), floor_bytes=300, node="b")
     a.reserve(Amount(150))
     with pytest.raises(NoRoomError, match=r"below backing\.floor"):
         b.reserve(Amount(51))
     b.reserve(Amount(50))
 
 
-def test_inodes_are_kept_free_in_the_same_proportion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inodes_are_kept_free_in_the_same_proportion(
+    backing: BackingDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     give_statvfs(monkeypatch, total=1000, free=1000, inodes=100, free_inodes=40)
-    room = room_of(directory(tmp_path), floor_bytes=300)
+    room = room_of(backing, floor_bytes=300)
     room.reserve(Amount(1, 10))
     with pytest.raises(NoRoomError, match=r"below backing\.floor"):
         room.reserve(Amount(1, 1))
 
 
-def test_space_that_was_freed_counts_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_space_that_was_freed_counts_at_once(backing: BackingDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     free = give_statvfs(monkeypatch, total=1000, free=0)
-    room = room_of(directory(tmp_path))
+    room = room_of(backing)
     with pytest.raises(NoRoomError):
         room.reserve(ONE)
     free[0] = 100
@@ -245,9 +276,9 @@ def give_statvfs(
     return left
 
 
-def test_concurrent_reservations_never_take_more_than_there_is(tmp_path: Path) -> None:
+def test_concurrent_reservations_never_take_more_than_there_is(backing: BackingDirectory) -> None:
     limit = 10_000
-    room = room_of(directory(tmp_path), limit_bytes=limit)
+    room = room_of(backing, limit_bytes=limit)
     barrier = threading.Barrier(8)
     taken: list[int] = []
 
@@ -266,122 +297,22 @@ def test_concurrent_reservations_never_take_more_than_there_is(tmp_path: Path) -
     assert sum(taken) == limit
 
 
-def test_books_are_kept_while_the_file_system_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_books_are_kept_while_the_file_system_does_not_answer(
+    backing: BackingDirectory, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The trio thread keeps them: it must not wait for a server that is gone."""
-    room = room_of(directory(tmp_path))
-    before, clock = room.used_bytes, room._clock
-    assert isinstance(clock, Clock)
+    room = room_of(backing, clock=clock)
+    before = room.used_bytes
     clock.now_s += 2
-    asked, answered = threading.Event(), threading.Event()
-
-    def hang(point: str) -> None:
-        if point == "backing.statvfs":
-            asked.set()
-            assert answered.wait(WAIT_S)
-
-    monkeypatch.setattr(faultpoint, "hook", hang)
+    gate = Faults(monkeypatch).hold("backing.statvfs")
     with ThreadPoolExecutor(1) as pool:
         reservation = pool.submit(room.reserve, Amount(10))
-        assert asked.wait(WAIT_S)
+        assert gate.reached.wait(WAIT_S)
         room.settle(NOTHING, Amount(5))
         room.not_filled(3)
         room.succeeded()
         room.failed(OSError(errno.EIO, "sick"))
         assert not reservation.done()
-        answered.set()
+        gate.open()
         reservation.result(WAIT_S)
     assert (room.used_bytes - before, room.unfilled_bytes) == (5, 3)
-
-
-@pytest.mark.parametrize(
-    ("number", "what"), [(errno.ENOSPC, "no room"), (errno.EDQUOT, "no room"), (errno.EIO, "not usable")]
-)
-def test_fault_pauses_the_fills_and_says_why(tmp_path: Path, number: int, what: str) -> None:
-    clock = Clock()
-    backing = directory(tmp_path)
-    room = room_of(backing, clock=clock)
-    assert room.why_not_filling() == ""
-    room.failed(OSError(number, os.strerror(number)))
-    with pytest.raises(NoRoomError, match=what):
-        room.reserve(ONE)
-    assert room.why_not_filling() == f"backing directory {what}: {os.strerror(number)}"
-    clock.now_s += 11
-    room.reserve(ONE)  # one that tries
-    assert what in room.why_not_filling()
-    room.succeeded()
-    assert room.why_not_filling() == ""
-
-
-def test_file_system_that_cannot_be_asked_pauses_the_fills(tmp_path: Path) -> None:
-    clock = Clock()
-    backing = directory(tmp_path)
-    room = room_of(backing, clock=clock)
-    gone = OSError(errno.ESTALE, "Stale file handle")
-    with stopping_at(1, gone), pytest.raises(NoRoomError, match="not usable: Stale file handle"):
-        room.reserve(ONE)
-    with pytest.raises(NoRoomError, match="not usable: Stale file handle"):
-        room.reserve(ONE)
-    with stopping_at(1, OSError(errno.ESTALE, "Stale file handle")):
-        assert room.why_not_filling() == "backing directory not usable: Stale file handle"
-    clock.now_s += 11
-    room.reserve(ONE)
-
-
-def test_folders_that_somebody_removed_are_made_again(tmp_path: Path) -> None:
-    clock = Clock()
-    backing = directory(tmp_path)
-    room = room_of(backing, clock=clock)
-    sample, file = segment_of(backing)
-    (tmp_path / "segments").rmdir()
-    with pytest.raises(FileNotFoundError) as caught:
-        sample.fill(file, 0, 1)
-    room.failed(caught.value)
-    clock.now_s += 11
-    room.reserve(Amount(BLOCK))
-    sample.complete(file)
-    sample.close()
-
-
-def test_nothing_is_filled_or_made_where_the_mark_is_gone(tmp_path: Path) -> None:
-    """As when the NFS was unmounted and the empty mountpoint is left."""
-    clock = Clock()
-    backing = directory(tmp_path)
-    room = room_of(backing, clock=clock)
-    room.failed(OSError(errno.EIO, "sick"))
-    for name in os.listdir(tmp_path):
-        (shutil.rmtree if name in MADE[1:] else os.unlink)(tmp_path / name)
-    clock.now_s += 11
-    with pytest.raises(NoRoomError, match=r"dsfs\.json is gone, is it still mounted\?"):
-        room.reserve(ONE)
-    assert os.listdir(tmp_path) == []
-
-
-@pytest.mark.parametrize("is_doubtful", [True, False])
-def test_other_directory_in_its_place_is_not_filled_until_the_right_one_is_back(
-    tmp_path: Path, is_doubtful: bool
-) -> None:
-    """As when another export was mounted there, with or without a fault that somebody noticed."""
-    clock = Clock()
-    path, away = tmp_path / "backing", tmp_path / "away"
-    backing = directory(path)
-    room = room_of(backing, clock=clock)
-    if is_doubtful:
-        room.failed(OSError(errno.EIO, "sick"))
-        clock.now_s += 11
-    path.rename(away)
-    other = directory(path)
-    (path / "segments").rmdir()
-    reason = f"another dsfs.json is there instead of that of cluster id {backing.cluster}"
-    with pytest.raises(NoRoomError, match=reason):
-        room.reserve(ONE)
-    assert reason in room.why_not_filling()
-    assert not (path / "segments").exists()
-    assert backing.was_away
-    assert not other.was_away
-    path.rename(tmp_path / "other")
-    away.rename(path)
-    clock.now_s += 21
-    room.reserve(ONE)
-    room.succeeded()
-    assert room.why_not_filling() == ""
-    assert backing.was_away, "what was seen meanwhile is in the books"

@@ -1,9 +1,7 @@
 """What was hidden is deleted when nobody has it open, and counted; on engines."""
 
 import errno
-import os
 import time
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,23 +15,26 @@ from dsfs.model.event import Kind
 from dsfs.model.ledger import FIRST_WAIT_S
 from dsfs.model.retention import Amount
 from dsfs.model.trashname import TrashedFile
-from dsfs.storage.account import count
-from tests.engine.engine import MIB, Engine, Settings, running, until
+from tests.engine.backing_sample import account_of
+from tests.engine.engine import MIB, Settings, running, until
 from tests.engine.evicting import (
     LARGE,
-    Evicting,
     age,
+    close_unused,
     evicting,
+    evictor_beside,
+    excess_bytes,
     hidden,
+    hidden_large,
+    open_segments,
     present,
     read,
     rounds,
+    rounds_in_trouble,
     sample,
-    short_beats,
+    waiting_events,
 )
 from tests.rig.filler import SEGMENT, FillingNode
-
-__all__ = ["short_beats"]
 
 
 async def test_reader_with_a_hidden_segment_open_reads_on_and_it_is_kept_for_as_long_as_that_is_told(
@@ -52,9 +53,7 @@ async def test_reader_with_a_hidden_segment_open_reads_on_and_it_is_kept_for_as_
         found.beat()  # as if it had been opened a moment after that was told
         await found.evictor.evict(0)
         assert [name.partition(".")[0] for name in hidden(engine)].count(identity) == 1
-        for _ in range(3):
-            found.beat((identity,))
-            await found.evictor.evict(0)
+        await rounds(found, segments=(identity,))
         assert [name.partition(".")[0] for name in hidden(engine)] == [identity]
         assert await engine.read(file) == LARGE + b"v1"
         await rounds(found)
@@ -72,8 +71,7 @@ async def test_room_that_does_not_come_back_stops_deleting_after_a_part_of_the_l
         there = engine.room.there()  # as a file system with a snapshot says it, which this one has not
         there = replace(there, floor=there.free)  # and no room to spare
         monkeypatch.setattr(engine.room, "there", lambda: there)
-        for version in versions:
-            age(engine, version)
+        age(engine, *versions)
         await found.evictor.evict(0)
         for path in engine.backing.path.glob("segments/*/*.trash-*"):
             if path.stat().st_size < MIB:
@@ -81,21 +79,17 @@ async def test_room_that_does_not_come_back_stops_deleting_after_a_part_of_the_l
         for _ in range(10):
             found.clock_s += 60
             await rounds(found, 1)
-        assert len(hidden(engine, at_least=MIB)) == 3  # one of them is larger than what may be owed
+        assert len(hidden_large(engine)) == 3  # one of them is larger than what may be owed
         assert "does a snapshot hold them?" in found.sweeper.trouble
-        standing = found.evictor._standing.look()
-        assert standing is not None
-        assert standing.trouble == found.sweeper.trouble
-        other = Evicting(engine, tmp_path, limit_bytes=100 * MIB, name="other")
-        monkeypatch.setattr(engine.room, "there", lambda: there)
-        for _ in range(3):  # who takes over does not begin anew
-            await rounds(other, 1)
-        assert len(hidden(engine, at_least=MIB)) == 3
-        await other.close()
+        assert found.standing().trouble == found.sweeper.trouble
+        async with evictor_beside(engine, tmp_path, name="other") as other:
+            monkeypatch.setattr(engine.room, "there", lambda: there)
+            await rounds(other)  # who takes over does not begin anew
+            assert len(hidden_large(engine)) == 3
         found.clock_s += FIRST_WAIT_S
         for _ in range(3):
             await rounds(found, 1)
-            assert len(hidden(engine, at_least=MIB)) == 2  # it was tried
+            assert len(hidden_large(engine)) == 2  # it was tried
             assert "does a snapshot hold them?" in found.sweeper.trouble
         for _ in range(2 * len(versions)):
             # The snapshots are gone, one after the other.
@@ -109,38 +103,29 @@ async def test_what_is_deleted_when_a_count_has_just_ended_is_taken_off(tmp_path
     async with evicting(tmp_path, "v1", "v2", grace_s=COUNT_EVERY_S + 10) as (engine, found):
         age(engine, "v1")
         await rounds(found, 4)
-        counted = engine.room.account.look()
-        assert counted is not None
+        before = account_of(engine.room)
         found.clock_s += COUNT_EVERY_S + 1
         await rounds(found, 2)
         assert len(hidden(engine)) == 2
         found.clock_s += 10
         await rounds(found, 1)
         assert hidden(engine) == []
-        account, there = engine.room.account.look(), count(engine.backing.path)
-        assert account is not None
-        assert there is not None
-        assert account.counted > counted.counted
-        assert 0 <= account.used.size_bytes - there.size_bytes < len(LARGE) // 2
+        assert account_of(engine.room).counted > before.counted
+        assert 0 <= excess_bytes(engine) < len(LARGE) // 2
 
 
 async def test_what_is_filled_while_a_count_is_under_way_counts_once_and_nothing_leaves_for_it(tmp_path: Path) -> None:
-    limit_bytes = 16 * MIB
-    async with running(tmp_path, sample("v1", "v2"), Settings(limit_bytes=limit_bytes)) as engine:
+    async with running(tmp_path, sample("v1", "v2"), Settings(limit_bytes=16 * MIB)) as engine:
         await read(engine, "v1")
-        found = Evicting(engine, tmp_path, limit_bytes=limit_bytes, keep_newest=2)
-        found.beat()
-        age(engine, "v1")
-        await rounds(found, 1)
-        await read(engine, "v2")
-        await rounds(found)
-        account, there = engine.room.account.look(), count(engine.backing.path)
-        assert account is not None
-        assert there is not None
-        assert account.counted == account.epoch > 1
-        assert 0 <= account.used.size_bytes - there.size_bytes < len(LARGE) // 2
-        assert hidden(engine) == []
-        await found.close()
+        async with evictor_beside(engine, tmp_path, keep_newest=2) as found:
+            age(engine, "v1")
+            await rounds(found, 1)
+            await read(engine, "v2")
+            await rounds(found)
+            account = account_of(engine.room)
+            assert account.counted == account.epoch > 1
+            assert 0 <= excess_bytes(engine) < len(LARGE) // 2
+            assert hidden(engine) == []
 
 
 async def test_what_was_counted_twice_is_counted_again_at_once(tmp_path: Path) -> None:
@@ -153,16 +138,11 @@ async def test_what_was_counted_twice_is_counted_again_at_once(tmp_path: Path) -
         other.fill_segment()
         await rounds(found, 1)  # the scan meets what the other one has not told yet
         other.room.tell()
-        account, there = engine.room.account.look(), count(engine.backing.path)
-        assert account is not None
-        assert there is not None
+        account = account_of(engine.room)
         assert account.counted == account.epoch
-        excess_bytes = account.used.size_bytes - there.size_bytes
-        assert excess_bytes >= SEGMENT.size
+        assert excess_bytes(engine) >= SEGMENT.size
         await rounds(found, 2)
-        account = engine.room.account.look()
-        assert account is not None
-        assert 0 <= account.used.size_bytes - there.size_bytes < SEGMENT.size // 10
+        assert 0 <= excess_bytes(engine) < SEGMENT.size // 10
         other.account.close()
 
 
@@ -186,14 +166,9 @@ async def test_what_cannot_be_deleted_is_in_the_way_of_nothing_else(
 
         monkeypatch.setattr(found.trash, "delete", refuse)
         for _ in range(8):
-            found.clock_s += 1
-            found.beat()
-            with suppress(BackingError):
-                await found.evictor.evict(0)
-            standing = found.evictor._standing.look()
-            assert standing is not None
-            assert standing.counted_ns > told_ns
-            told_ns = standing.counted_ns
+            await rounds_in_trouble(found, 1, step_s=1)
+            assert found.standing().counted_ns > told_ns
+            told_ns = found.standing().counted_ns
         assert hidden(engine) == [Path(bad[0]).name]
         monkeypatch.setattr(found.trash, "delete", delete)
         await rounds(found, 2)
@@ -202,15 +177,12 @@ async def test_what_cannot_be_deleted_is_in_the_way_of_nothing_else(
 
 async def test_what_is_deleted_after_a_count_is_taken_off(tmp_path: Path) -> None:
     async with evicting(tmp_path, "v1", "v2") as (engine, found):
-        age(engine, "v1")
-        age(engine, "v2")
+        age(engine, "v1", "v2")
         await found.evictor.evict(0)
         await rounds(found)
         assert hidden(engine) == []
         engine.room.leave()
-        there = count(engine.backing.path)
-        assert there is not None
-        assert there.size_bytes <= engine.room.used_bytes < there.size_bytes + MIB
+        assert 0 <= engine.surplus_bytes() < MIB
 
 
 async def test_what_has_left_is_told_also_if_the_rest_cannot_be_hidden(
@@ -235,8 +207,7 @@ async def test_what_has_left_is_told_also_if_the_rest_cannot_be_hidden(
             await found.evictor.evict(0)
         await engine.filler.flush_index()
         assert engine.index.get(left[0]) is None
-        told = [event for _, event in engine.events._waiting if event.kind == Kind.EVICTED.value]
-        assert len(told) == 1
+        assert len(waiting_events(engine, Kind.EVICTED)) == 1
 
 
 async def test_eviction_that_was_asked_for_hides_as_much_as_it_says(
@@ -244,8 +215,7 @@ async def test_eviction_that_was_asked_for_hides_as_much_as_it_says(
 ) -> None:
     monkeypatch.setattr(evictor_module, "HIDDEN_AT_ONCE", 1)
     async with evicting(tmp_path, "v1", "v2") as (engine, found):
-        age(engine, "v1")
-        age(engine, "v2")
+        age(engine, "v1", "v2")
         plan = await found.evictor.plan(0)
         left = await found.evictor.evict(0)
         assert [verdict.segments for verdict in left.leaves] == [verdict.segments for verdict in plan.leaves]
@@ -272,8 +242,7 @@ async def test_what_is_due_is_deleted_no_faster_than_the_pace(tmp_path: Path, mo
     monkeypatch.setattr(sweep_module, "BURST", 1)
     monkeypatch.setattr(sweep_module, "DELETED_PER_S", 20.0)
     async with evicting(tmp_path, "v1", "v2") as (engine, found):
-        for version in ("v1", "v2"):
-            age(engine, version)
+        age(engine, "v1", "v2")
         await found.evictor.evict(0)
         assert len(hidden(engine)) == 4
         began_s = time.monotonic()
@@ -287,16 +256,8 @@ async def test_segment_is_closed_when_nobody_uses_it_also_if_there_was_no_room_f
         await read(engine, "v1")
         assert engine.room.unfilled_bytes > 0
         assert open_segments(engine)
-        for _ in range(2):
-            engine.segments.close_unused()
-        await until(lambda: not open_segments(engine), "what is not used being closed")
+        await close_unused(engine)
         await read(engine, "v1")
-
-
-def open_segments(engine: Engine) -> list[str]:
-    """What this process has open below segments/."""
-    names = [os.readlink(path) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
-    return [name for name in names if name.startswith(str(engine.backing.path / "segments"))]
 
 
 async def test_what_was_filled_anew_and_is_open_does_not_keep_what_was_taken_away(tmp_path: Path) -> None:
@@ -307,9 +268,6 @@ async def test_what_was_filled_anew_and_is_open_does_not_keep_what_was_taken_awa
         await engine.drop("v1")  # what of it is in memory
         await read(engine, "v1")
         identities = tuple({name.partition(".")[0] for name in present(engine)})
-        for _ in range(3):
-            found.beat(identities)
-            engine.room.keep()
-            await found.evictor.evict(0)
+        await rounds(found, segments=identities)
         assert hidden(engine) == []
         await read(engine, "v1")

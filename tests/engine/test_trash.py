@@ -1,6 +1,5 @@
 """Trash: what is hidden nobody opens, and who has it open reads on; a crash leaves waste that is found again."""
 
-import errno
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -23,9 +22,8 @@ from dsfs.storage.segment import SegmentFile, State
 from dsfs.storage.taken import room_now
 from dsfs.storage.tidy import tidy
 from dsfs.storage.trash import Trash
-from tests.engine.backing_sample import directory
 from tests.engine.segment_sample import IDENTITY, TABLES, Sample
-from tests.engine.stopping import DiedError, stopping_at
+from tests.engine.stopping import fault_or_death, stopping_at
 from tests.rig.segmentdir import age
 from tests.rig.smallfs import SmallFilesystem
 
@@ -54,7 +52,7 @@ MADE: dict[str, Make] = {"sealed": Sample.sealed, "filling": Sample.partly_fille
 
 @pytest.fixture
 def backing(tmp_path: Path) -> BackingDirectory:
-    return directory(tmp_path / "backing")
+    return BackingDirectory(tmp_path / "backing")
 
 
 @pytest.fixture
@@ -162,7 +160,7 @@ def test_file_with_another_name_frees_nothing(backing: BackingDirectory, sample:
 @pytest.mark.needs("mkfs.ext4")
 def test_segments_are_hidden_also_where_the_folder_has_no_room_for_a_longer_name(tmp_path: Path) -> None:
     with SmallFilesystem(tmp_path / "small", "ext4", 8 * MIB) as small:
-        backing = directory(small.path)
+        backing = BackingDirectory(small.path)
         identities = [f"3f{number:038x}" for number in range(40)]
         paths = [backing.segment_path(identity) for identity in identities]
         paths[0].parent.mkdir(parents=True)
@@ -185,12 +183,12 @@ def test_only_what_was_taken_away_is_deleted(backing: BackingDirectory, sample: 
 
 
 @pytest.mark.parametrize("how", MADE)
-@pytest.mark.parametrize("error", [OSError(errno.EIO, "sick"), DiedError()], ids=repr)
+@fault_or_death
 def test_hiding_that_stops_at_any_step_leaves_nothing_wrong_and_is_done_by_the_next(
     tmp_path: Path, how: str, error: BaseException
 ) -> None:
     for step in count(1):
-        backing = directory(tmp_path / str(step))
+        backing = BackingDirectory(tmp_path / str(step))
         sample = Sample(backing.path / "segments", TABLES["pack"])
         MADE[how](sample).close()
         census = Census(tmp_path / f"{step}.mdb", backing)

@@ -7,19 +7,24 @@ test: what is at WARNING or above, and not declared by `expects_log(regex)`, fai
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.rig.daemonlog import unexpected_lines
 from tests.rig.faultproxy import FaultProxy
-from tests.rig.lake import MIB, make_lake
+from tests.rig.lake import MIB
 from tests.rig.nfs.client import NfsClient
 from tests.rig.nfs.rig import NfsRig
 from tests.rig.nfs.server import NfsServer, export_path
 from tests.rig.node import PATIENT, Node
-from tests.rig.reading import SourceVersion
+from tests.rig.reading import SourceVersion, make_version
 
 NewNode = Callable[..., Node]
+
+oldest_and_newest = pytest.mark.parametrize("nfs_version", ["3", "4.2"])
+
+ORDINARY: dict[str, Any] = {"small_files": 20, "large_sizes_bytes": (9 * MIB + 12_345,)}  # see make_lake
 
 _serial = itertools.count(1)
 
@@ -64,8 +69,7 @@ def proxy(rig: NfsRig) -> FaultProxy:
 @pytest.fixture(scope="session")
 def version(booted: NfsRig) -> SourceVersion:
     """A pack, an object of a few runs, and an empty one: about 10 MB."""
-    source = booted.origin.store.bucket("lake") / "datasets" / "photos" / "v1"
-    return SourceVersion("photos/v1", source, make_lake(source, small_files=20, large_sizes_bytes=(9 * MIB + 12_345,)))
+    return make_version(booted.origin.store.bucket("lake"), "photos/v1", **ORDINARY)
 
 
 @pytest.fixture

@@ -17,18 +17,16 @@ from dsfs.model.retention import Amount
 from dsfs.storage.filesystem import file_system_of
 from dsfs.storage.segment import SegmentFile, State
 from dsfs.storage.trash import Trash
+from tests.nfs.conftest import oldest_and_newest
 from tests.rig.background import in_background
 from tests.rig.bell import Bell
-from tests.rig.censused import Place, held_in, identity, recount
+from tests.rig.censused import A, B, Place, held_in, identity, recount
 from tests.rig.nfs.client import NfsClient
 from tests.rig.nfs.server import NfsServer, export_path
 
 BACKING = export_path("large") / "counted"
-A, B = ("photos", "v1", "aa" * 20), ("photos", "v1", "bb" * 20)
 HOUR_NS = 3600 * 10**9
 TIMEOUT_S = 60
-
-nfs_versions = pytest.mark.parametrize("nfs_version", ["3", "4.2"])
 
 
 def act(state: Path, *steps: Callable[[Place], object]) -> None:
@@ -100,7 +98,7 @@ def empty_trash(place: Place) -> None:
 STEPS = (fill_in, grow, finish, replace, hide, list_anew, come_back, take_old, empty_trash)
 
 
-@nfs_versions
+@oldest_and_newest
 def test_what_another_node_does_is_counted_by_the_next_round(
     a: NfsClient, b: NfsClient, server: NfsServer, tmp_path: Path, nfs_version: str
 ) -> None:
@@ -177,7 +175,7 @@ def take_away(state: Path) -> None:
     place.census.close()
 
 
-@nfs_versions
+@oldest_and_newest
 @pytest.mark.parametrize("is_sealed", [True, False], ids=["sealed", "filling"])
 def test_reader_reads_on_what_another_node_hides_and_misses_at_most_what_it_deletes(
     a: NfsClient, b: NfsClient, tmp_path: Path, nfs_version: str, is_sealed: bool
@@ -223,7 +221,7 @@ def open_it() -> tuple[State, bool, list[str]]:
     return state, is_read, warnings.said
 
 
-@nfs_versions
+@oldest_and_newest
 def test_segment_that_was_taken_away_and_sealed_anew_is_opened_by_who_knows_the_old_one(
     a: NfsClient, b: NfsClient, tmp_path: Path, nfs_version: str
 ) -> None:
@@ -265,7 +263,7 @@ def drop_some(place: Place) -> None:
         place.drop(number)
 
 
-@nfs_versions
+@oldest_and_newest
 def test_a_round_costs_a_request_for_each_folder_and_for_what_has_changed(
     a: NfsClient, b: NfsClient, server: NfsServer, tmp_path: Path, nfs_version: str
 ) -> None:

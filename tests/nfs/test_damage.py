@@ -14,13 +14,13 @@ from tests.nfs.conftest import NewNode
 from tests.nfs.test_many_nodes import LONGEST_WAIT_S, SETTINGS, Readers
 from tests.nfs.test_one_node import wait_sealed
 from tests.rig.faultproxy import FaultProxy
-from tests.rig.lake import MIB, make_lake
+from tests.rig.lake import MIB
 from tests.rig.nfs.client import NfsClient
 from tests.rig.nfs.machine import GuestMachine
 from tests.rig.nfs.rig import NfsRig
 from tests.rig.nfs.server import NfsServer
 from tests.rig.nfs.steadyreader import SteadyReader
-from tests.rig.reading import SourceVersion
+from tests.rig.reading import SourceVersion, make_version
 
 Damage = Callable[[Path], None]
 
@@ -49,10 +49,9 @@ DAMAGES: list[Damage] = [flip, halve, remove]
 @pytest.fixture(scope="module")
 def version(booted: NfsRig) -> SourceVersion:
     """A large file for each damage at each place."""
-    source = booted.origin.store.bucket("lake") / "datasets" / "damaged" / "v1"
+    bucket = booted.origin.store.bucket("lake")
     sizes = [4 * MIB + 4097 + number for number in range(2 * len(DAMAGES))]
-    lake = make_lake(source, small_files=0, empty_files=0, large_sizes_bytes=sizes, seed=7)
-    return SourceVersion("damaged/v1", source, lake)
+    return make_version(bucket, "damaged/v1", small_files=0, empty_files=0, large_sizes_bytes=sizes, seed=7)
 
 
 @pytest.mark.expects_log("segment [0-9a-f]{40}")

@@ -12,13 +12,13 @@ from tests.nfs.conftest import NewNode
 from tests.nfs.test_many_nodes import SETTINGS
 from tests.rig import hurried
 from tests.rig.background import in_background
-from tests.rig.lake import MIB, digest_file, make_lake
+from tests.rig.lake import MIB, digest_file
 from tests.rig.nfs.client import VERSIONS, NfsClient
 from tests.rig.nfs.lookout import Lookout
 from tests.rig.nfs.rig import NfsRig
 from tests.rig.nfs.server import NfsServer
 from tests.rig.node import Node
-from tests.rig.reading import SourceVersion, forget_pages
+from tests.rig.reading import SourceVersion, forget_pages, make_version
 from tests.rig.wait import wait_until
 
 LIMIT = 15 * MIB
@@ -35,12 +35,11 @@ WHOLE_S = (STEPS + 1) * STEP_S
 @pytest.fixture(scope="module")
 def versions(booted: NfsRig) -> list[SourceVersion]:
     """Three, together twice the limit."""
-    found = []
-    for number in range(3):
-        source = booted.origin.store.bucket("lake") / "datasets" / "epochs" / f"v{number}"
-        sizes = [2 * MIB + 4_321 * place for place in range(5)]
-        lake = make_lake(source, small_files=10, large_sizes_bytes=sizes, seed=30 + number)
-        found.append(SourceVersion(f"epochs/v{number}", source, lake))
+    bucket, sizes = booted.origin.store.bucket("lake"), [2 * MIB + 4_321 * place for place in range(5)]
+    found = [
+        make_version(bucket, f"epochs/v{number}", small_files=10, large_sizes_bytes=sizes, seed=30 + number)
+        for number in range(3)
+    ]
     assert sum(version.size_bytes for version in found) >= 2 * LIMIT
     return found
 

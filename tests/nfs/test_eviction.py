@@ -1,50 +1,42 @@
 """Eviction on real NFS clients: an evictor that is killed, or frozen, and a server's clock that is set."""
 
-import os
 import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
-from dsfs.model.trashname import stamp_in
-from dsfs.model.versionname import name_of
-from tests.nfs.conftest import NewNode
+from tests.nfs.conftest import NewNode, oldest_and_newest
 from tests.nfs.test_many_nodes import LONGEST_WAIT_S, SETTINGS
 from tests.nfs.test_nodes import open_files_seen_by
 from tests.nfs.test_one_node import digests_on, wait_for_files
 from tests.rig import hurried
+from tests.rig.aged import DAY_S, set_back_version
 from tests.rig.frozen import is_frozen
-from tests.rig.lake import MIB, digest_file, make_lake
+from tests.rig.lake import MIB, digest_file
 from tests.rig.nfs.client import NfsClient
 from tests.rig.nfs.lookout import Lookout
 from tests.rig.nfs.rig import NfsRig
 from tests.rig.nfs.server import NfsServer
 from tests.rig.nfs.steadyreader import SteadyReader
 from tests.rig.node import Node
-from tests.rig.reading import SourceVersion
-from tests.rig.segmentdir import whole_segments
+from tests.rig.reading import SourceVersion, make_version
+from tests.rig.segmentdir import hidden_in, whole_segments
 from tests.rig.wait import wait_until
 
 WAIT_S = 60.0
 TIGHT = 16 * MIB  # not all that is filled here fits
 HOUR_S = 3600
-LONG_AGO_S = 30 * 86_400
-
-
-def make_versions(rig: NfsRig, dataset: str, sizes: Sequence[int]) -> list[SourceVersion]:
-    """Three of about these sizes."""
-    found = []
-    for number in range(3):
-        source = rig.origin.store.bucket("lake") / "datasets" / dataset / f"v{number}"
-        lake = make_lake(source, small_files=10, large_sizes_bytes=sizes, seed=20 + number)
-        found.append(SourceVersion(f"{dataset}/v{number}", source, lake))
-    return found
 
 
 @pytest.fixture(scope="module")
 def versions(booted: NfsRig) -> list[SourceVersion]:
-    return make_versions(booted, "kept", [5 * MIB + 4_321])
+    """Three of some 6 MB."""
+    bucket, sizes = booted.origin.store.bucket("lake"), [5 * MIB + 4_321]
+    return [
+        make_version(bucket, f"kept/v{number}", small_files=10, large_sizes_bytes=sizes, seed=20 + number)
+        for number in range(3)
+    ]
 
 
 def settings(limit_bytes: int) -> Mapping[str, Mapping[str, object]]:
@@ -60,21 +52,10 @@ def evict(node: Node, need_bytes: int = 0) -> list[dict[str, object]]:
     return list(node.ask("evict", need_bytes=need_bytes)["leaves"])
 
 
-def hidden_in(backing: Path) -> list[str]:
-    return [path.name for path in backing.glob("segments/*/*") if stamp_in(path.name) is not None]
-
-
-# ---------------------------------------------------------------- who evicts
-
-
 def make_old(backing: Path, *versions: str) -> None:
     """At the server: nobody has used these versions for a month."""
     for version in versions:
-        dataset, _, name = version.partition("/")
-        catalogs = backing.glob(f"versions/{version}/*/catalog.mdb")
-        for path in (backing / "uses" / name_of(dataset, name), *catalogs):
-            at_ns = path.stat().st_mtime_ns - LONG_AGO_S * 10**9
-            os.utime(path, ns=(at_ns, at_ns))
+        set_back_version(backing, version, 30 * DAY_S)
 
 
 def fill(node: Node, *versions: SourceVersion, listed: Sequence[SourceVersion] = ()) -> None:
@@ -113,7 +94,10 @@ def wait_evicted(server: NfsServer, backing: Path, version: SourceVersion) -> No
     wait_until(lambda: version.name not in server.call(versions_there, backing), WAIT_S, f"{version.name} leaving")
 
 
-@pytest.mark.parametrize("nfs_version", ["3", "4.2"])
+# ---------------------------------------------------------------- who evicts
+
+
+@oldest_and_newest
 def test_another_node_evicts_when_the_one_whose_turn_it_was_is_killed(
     rig: NfsRig, server: NfsServer, new_node: NewNode, versions: list[SourceVersion], nfs_version: str
 ) -> None:

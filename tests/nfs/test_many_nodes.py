@@ -17,16 +17,16 @@ from urllib.parse import unquote
 
 import pytest
 
-from tests.nfs.conftest import NewNode
+from tests.nfs.conftest import ORDINARY, NewNode
 from tests.nfs.test_one_node import digests_on, wait_sealed
 from tests.rig.background import in_background
 from tests.rig.fault import Fault
 from tests.rig.faultproxy import FaultProxy
-from tests.rig.lake import MIB, digest_file, make_lake
+from tests.rig.lake import MIB, digest_file
 from tests.rig.nfs.client import VERSIONS, NfsClient
 from tests.rig.nfs.rig import NfsRig
 from tests.rig.node import PATIENT, Node
-from tests.rig.reading import SourceVersion
+from tests.rig.reading import SourceVersion, make_version
 from tests.rig.wait import wait_until
 
 READ_TIMEOUT_S = 120
@@ -46,9 +46,7 @@ MOUNTS = {f"{version}-mixed": (version, MIXED) for version in VERSIONS} | {"3-be
 @pytest.fixture(scope="module")
 def other_version(booted: NfsRig) -> SourceVersion:
     """Like the usual one, of other bytes."""
-    source = booted.origin.store.bucket("lake") / "datasets" / "photos" / "v2"
-    lake = make_lake(source, small_files=20, large_sizes_bytes=(9 * MIB + 12_345,), seed=2)
-    return SourceVersion("photos/v2", source, lake)
+    return make_version(booted.origin.store.bucket("lake"), "photos/v2", **ORDINARY, seed=2)
 
 
 @dataclass(frozen=True)

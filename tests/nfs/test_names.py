@@ -8,6 +8,7 @@ import pytest
 
 from dsfs.storage.filesystem import file_system_of, open_existing
 from dsfs.storage.segmentnames import remove_all
+from tests.nfs.conftest import oldest_and_newest
 from tests.rig.background import in_background
 from tests.rig.bell import Bell
 from tests.rig.nfs.client import NfsClient
@@ -70,7 +71,7 @@ def remove(folder: Path) -> None:
     remove_all(folder / "name", file_system_of(folder))
 
 
-@pytest.mark.parametrize("nfs_version", ["3", "4.2"])
+@oldest_and_newest
 def test_files_of_another_node_are_removed_by_who_believes_that_there_are_none(
     a: NfsClient, b: NfsClient, nfs_version: str
 ) -> None:

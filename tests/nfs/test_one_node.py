@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.nfs.conftest import NewNode
+from tests.nfs.conftest import NewNode, oldest_and_newest
 from tests.rig.faultproxy import FaultProxy
 from tests.rig.lake import MIB
 from tests.rig.nfs.client import VERSIONS, NfsClient
@@ -81,7 +81,7 @@ def test_a_version_is_fetched_once_and_served_from_the_server_ever_after(
     assert proxy.count("GET") == 0
 
 
-@pytest.mark.parametrize("nfs_version", ["3", "4.2"])
+@oldest_and_newest
 def test_a_segment_being_filled_is_written_and_read_past_the_page_cache(
     a: NfsClient, new_node: NewNode, version: SourceVersion, proxy: FaultProxy, nfs_version: str
 ) -> None:

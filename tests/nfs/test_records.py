@@ -17,6 +17,7 @@ from dsfs.storage.filesystem import file_system_of
 from dsfs.storage.lastuses import LastUses
 from dsfs.storage.leftovers import server_now_ns
 from dsfs.storage.pins import PinFolder
+from tests.nfs.conftest import oldest_and_newest
 from tests.rig.nfs.client import NfsClient
 from tests.rig.nfs.server import export_path
 
@@ -74,7 +75,7 @@ def take_away(place: Path) -> bool:
     return folders(place).pins.remove("photos", "v1")
 
 
-@pytest.mark.parametrize("nfs_version", ["3", "4.2"])
+@oldest_and_newest
 def test_what_one_node_notes_another_sees_at_once_by_the_server_s_clock(
     a: NfsClient, b: NfsClient, nfs_version: str
 ) -> None:
@@ -106,7 +107,7 @@ def uses_of_v1(place: Path) -> float:
     return use.uses
 
 
-@pytest.mark.parametrize("nfs_version", ["3", "4.2"])
+@oldest_and_newest
 def test_uses_are_counted_by_the_server_s_clock_and_seen_at_once(a: NfsClient, b: NfsClient, nfs_version: str) -> None:
     for client in (a, b):
         client.mount("large", nfs_version, "actimeo=600")
@@ -140,7 +141,7 @@ def look_often(place: Path, times: int) -> None:
         assert len(uses.all()) == VERSIONS
 
 
-@pytest.mark.parametrize("nfs_version", ["3", "4.2"])
+@oldest_and_newest
 def test_last_uses_cost_a_request_for_each_version_and_a_few_when_a_use_begins(
     a: NfsClient, b: NfsClient, nfs_version: str
 ) -> None:

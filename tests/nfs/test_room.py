@@ -8,7 +8,7 @@ import pytest
 
 from dsfs.model.blocks import PAGE
 from dsfs.model.retention import Amount
-from tests.nfs.conftest import NewNode
+from tests.nfs.conftest import NewNode, oldest_and_newest
 from tests.nfs.test_many_nodes import SETTINGS, Readers
 from tests.rig.background import in_background
 from tests.rig.filler import FillingNode, allocated_below, fill_up, most_seen
@@ -29,7 +29,7 @@ def fill_one(place: Path) -> None:
     node.room.leave()
 
 
-@pytest.mark.parametrize("nfs_version", ["3", "4.2"])
+@oldest_and_newest
 def test_nodes_that_fill_at_once_never_exceed_the_limit_and_use_it(rig: NfsRig, nfs_version: str) -> None:
     for client in rig.clients:
         client.mount("large", nfs_version)

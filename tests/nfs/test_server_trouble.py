@@ -15,11 +15,11 @@ from tests.nfs.test_many_nodes import Readers
 from tests.nfs.test_one_node import wait_sealed
 from tests.rig.faultproxy import FaultProxy
 from tests.rig.held import Hold
-from tests.rig.lake import MIB, make_lake
+from tests.rig.lake import MIB
 from tests.rig.nfs.rig import NfsRig
 from tests.rig.nfs.server import NfsServer, export_path
 from tests.rig.node import PATIENT, Node
-from tests.rig.reading import SourceVersion
+from tests.rig.reading import SourceVersion, make_version
 from tests.rig.wait import wait_until
 
 BACKING_TIMEOUT_S = 3.0
@@ -35,9 +35,10 @@ BALLAST = export_path("small") / "ballast"
 @pytest.fixture(scope="module")
 def version(booted: NfsRig) -> SourceVersion:
     """Three large files and a pack."""
-    source = booted.origin.store.bucket("lake") / "datasets" / "trouble" / "v1"
-    lake = make_lake(source, small_files=8, large_sizes_bytes=(5 * MIB + 1, 5 * MIB + 2, 5 * MIB + 3), seed=9)
-    return SourceVersion("trouble/v1", source, lake)
+    sizes = (5 * MIB + 1, 5 * MIB + 2, 5 * MIB + 3)
+    return make_version(
+        booted.origin.store.bucket("lake"), "trouble/v1", small_files=8, large_sizes_bytes=sizes, seed=9
+    )
 
 
 def state_of(node: Node) -> str:

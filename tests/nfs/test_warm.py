@@ -8,7 +8,7 @@ import pytest
 from dsfs.model.request import WarmRequest
 from dsfs.storage.filesystem import file_system_of
 from dsfs.storage.requests import RequestFolder
-from tests.nfs.conftest import NewNode
+from tests.nfs.conftest import NewNode, oldest_and_newest
 from tests.nfs.test_many_nodes import SETTINGS, START_S, assert_fetched_once
 from tests.nfs.test_one_node import digests_on
 from tests.rig.fault import Fault
@@ -34,7 +34,7 @@ def count_requests(path: Path) -> int:
     return len(request_folder(path).all())
 
 
-@pytest.mark.parametrize("nfs_version", ["3", "4.2"])
+@oldest_and_newest
 def test_request_is_seen_at_once_by_who_looked_right_before(a: NfsClient, b: NfsClient, nfs_version: str) -> None:
     for client in (a, b):
         client.mount("large", nfs_version, "actimeo=600")

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
 
+from dsfs.model.blocks import PAGE
 from dsfs.model.nodes import VersionKey
 from dsfs.model.retention import Amount
 from dsfs.storage.backing import BackingDirectory
@@ -14,7 +15,7 @@ from dsfs.storage.filesystem import replace_file
 from dsfs.storage.generations import SEGMENTS, GenerationStore, PlacedGeneration
 from dsfs.storage.segmentlist import IDENTITY_BYTES, SegmentList
 
-PAGE = 4096
+A, B = ("photos", "v1", "aa" * 20), ("photos", "v1", "bb" * 20)  # generations of one version
 
 
 def identity(number: int) -> str:
@@ -38,7 +39,12 @@ class Place:
             self.state / "catalogs", self.backing.generations, self.backing.file_system, lambda size: nullcontext()
         )
         self.now_ns = os.stat(self.backing.path).st_mtime_ns + SAFE_NS
-        self.census = Census(self.state / "census.mdb", self.backing)
+        self.reopen_only()
+
+    @property
+    def file(self) -> Path:
+        """That of the census."""
+        return self.state / "census.mdb"
 
     def reopen(self) -> None:
         """As after a restart."""
@@ -47,7 +53,7 @@ class Place:
 
     def reopen_only(self) -> None:
         """After it was closed."""
-        self.census = Census(self.state / "census.mdb", self.backing)
+        self.census = Census(self.file, self.backing)
 
     def scan(self, *, hours: float = 0.01, most_entries: int = 10**9) -> Scan:
         """A round, so long after what was before it."""

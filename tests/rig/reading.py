@@ -5,8 +5,9 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from tests.rig.lake import digest_file
+from tests.rig.lake import digest_file, make_lake
 
 READERS = 8
 
@@ -55,6 +56,12 @@ class SourceVersion:
 
         with ThreadPoolExecutor(readers) as pool:
             return [wrong for wrong in pool.map(judge, self.digests if names is None else names) if wrong is not None]
+
+
+def make_version(bucket: Path, name: str, **lake: Any) -> SourceVersion:
+    """NAME/VERSION below datasets/ in the bucket, with the files of make_lake."""
+    source = bucket / "datasets" / name
+    return SourceVersion(name, source, make_lake(source, **lake))
 
 
 def forget_pages(path: Path) -> None:

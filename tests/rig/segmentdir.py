@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from dsfs.model.blocks import BlockTable, PackBlocks, UniformBlocks
+from dsfs.model.trashname import stamp_in
 from dsfs.storage import blockmap
 from dsfs.storage.blockmap import DamagedMapError
 from dsfs.storage.catalog import Catalog
@@ -12,6 +13,11 @@ from dsfs.storage.catalog import Catalog
 def files_below(folder: Path) -> list[str]:
     """Every file, by its path relative to `folder`."""
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def hidden_in(backing: Path) -> list[Path]:
+    """What was hidden of segments and is not deleted yet."""
+    return [path for path in backing.glob("segments/*/*") if stamp_in(path.name) is not None]
 
 
 def age(backing: Path) -> None:

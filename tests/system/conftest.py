@@ -11,10 +11,10 @@ import pytest
 
 from tests.rig.daemonlog import unexpected_lines
 from tests.rig.faultproxy import FaultProxy
-from tests.rig.lake import MIB, make_lake
+from tests.rig.lake import MIB
 from tests.rig.node import PATIENT, Node
 from tests.rig.prepared import Prepared
-from tests.rig.reading import SourceVersion
+from tests.rig.reading import SourceVersion, make_version
 from tests.rig.s3server import S3Server
 from tests.rig.wait import wait_until
 
@@ -38,10 +38,9 @@ def s3() -> Iterator[S3Server]:
 @pytest.fixture(scope="package")
 def version(s3: S3Server) -> SourceVersion:
     """Two packs, an object of a few runs, one of a few more, and an empty one: about 45 MB."""
-    source = s3.bucket("lake") / "datasets" / "photos" / "v1"
     sizes = (9 * MIB + 12_345, 16 * MIB)
-    return SourceVersion(
-        "photos/v1", source, make_lake(source, small_files=100, small_max_bytes=400_000, large_sizes_bytes=sizes)
+    return make_version(
+        s3.bucket("lake"), "photos/v1", small_files=100, small_max_bytes=400_000, large_sizes_bytes=sizes
     )
 
 

@@ -8,9 +8,9 @@ import pytest
 
 from dsfs.model.blocks import BLOCK
 from tests.rig.faultproxy import FaultProxy
-from tests.rig.lake import MIB, make_lake
+from tests.rig.lake import MIB
 from tests.rig.node import Node
-from tests.rig.reading import SourceVersion, forget_pages, read_at
+from tests.rig.reading import SourceVersion, forget_pages, make_version, read_at
 from tests.rig.s3server import S3Server
 from tests.rig.wait import wait_until
 
@@ -58,9 +58,8 @@ DAMAGES: list[Damage] = [flip, flip_first, halve, empty, remove]
 @pytest.fixture(scope="module")
 def version(s3: S3Server) -> SourceVersion:
     """One large file for each damage, and two packs' worth of small ones."""
-    source = s3.bucket("lake") / "datasets" / "damaged" / "v1"
     sizes = [FILE_BYTES + number for number in range(len(DAMAGES))]
-    return SourceVersion("damaged/v1", source, make_lake(source, small_files=20, large_sizes_bytes=sizes, seed=7))
+    return make_version(s3.bucket("lake"), "damaged/v1", small_files=20, large_sizes_bytes=sizes, seed=7)
 
 
 def touch_every_file(node: Node, version: SourceVersion) -> list[int]:

@@ -24,12 +24,13 @@ from dsfs.model.retention import NOTHING
 from dsfs.model.trashname import stamp_in
 from dsfs.storage.backing import BackingDirectory
 from dsfs.storage.trash import Trash
+from tests.rig.aged import DAY_S, set_back_version
 from tests.rig.background import in_background
 from tests.rig.faultproxy import FaultProxy
 from tests.rig.filler import allocated_below
-from tests.rig.lake import MIB, make_lake
-from tests.rig.node import PATIENT, Node
-from tests.rig.reading import SourceVersion
+from tests.rig.lake import MIB
+from tests.rig.node import AS_NOBODY, PATIENT, Node
+from tests.rig.reading import SourceVersion, make_version
 from tests.rig.s3server import S3Server
 from tests.rig.segmentdir import files_below
 from tests.rig.smallfs import SmallFilesystem
@@ -41,30 +42,20 @@ NewNode = Callable[..., Node]
 Versions = Mapping[str, SourceVersion]
 
 BUCKET = "eviction"
-DAY_S = 86_400
 STALE_DAYS = 8
 # What leaves is deleted as soon as every node has told what it has open: that takes three of its beats.
 SETTINGS = {**PATIENT, "retention": {"stale_after": "7d", "keep_newest": 0, "grace": "0s"}}
 SOON_S = 30.0
 SMALL_BYTES = 64 * MIB
 READING_S = 12.0
-# The user may read what it likes, since Python, and what a test makes, may lie where only root comes.
-AS_NOBODY = (
-    "setpriv", "--reuid", "nobody", "--regid", "nogroup", "--clear-groups",
-    "--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search",
-)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def versions(s3: S3Server) -> Versions:
     """Four of one dataset, each of two packs and an object of a few runs: about 9 MB."""
-    place = s3.bucket(BUCKET) / "datasets" / "photos"
+    bucket, sizes = s3.bucket(BUCKET), [7 * MIB + 12_345]
     return {
-        name: SourceVersion(
-            f"photos/{name}",
-            place / name,
-            make_lake(place / name, small_files=40, large_sizes_bytes=(7 * MIB + 12_345,), seed=seed),
-        )
+        name: make_version(bucket, f"photos/{name}", small_files=40, large_sizes_bytes=sizes, seed=seed)
         for seed, name in enumerate(("v1", "v2", "v3", "v4"))
     }
 
@@ -93,20 +84,17 @@ def read(node: Node, *versions: SourceVersion) -> None:
         wait_until(lambda v=version: node.version(v.name)["resident_bytes"] == v.size_bytes, what="all fills")  # type: ignore[misc]
 
 
-def make_old(node: Node, *versions: SourceVersion) -> None:
-    """Nobody has used these since STALE_DAYS ago.  The daemon is down: as long as it runs it tells of uses.
+def make_old(node: Node, *versions: SourceVersion) -> Node:
+    """Nobody has used these since STALE_DAYS ago.  The daemon is down then: as long as it runs it tells of uses.
 
     What it knows of when they were listed it must learn anew.
     """
+    assert node.stop() == 0
     for path in node.state_dir.glob("census.mdb*"):
         path.unlink()
     for version in versions:
-        for path in (
-            node.backing / "uses" / version.name.replace("/", ","),
-            *node.backing.glob(f"versions/{version.name}/*/catalog.mdb"),
-        ):
-            then_ns = path.stat().st_mtime_ns - STALE_DAYS * DAY_S * 10**9
-            os.utime(path, ns=(then_ns, then_ns))
+        set_back_version(node.backing, version.name, STALE_DAYS * DAY_S)
+    return node
 
 
 def hidden(node: Node) -> list[str]:
@@ -153,6 +141,12 @@ def verdicts(answer: Mapping[str, Any], which: str) -> dict[str, str]:
     return {verdict["version"]: verdict["rule"] for verdict in answer[which]}
 
 
+def wait_told_open(node: Node) -> None:
+    """Until a node has told that it uses some version."""
+    is_told = lambda: any(verdict["nodes"] for verdict in node.ask("evict_plan")["stays"])  # noqa: E731
+    wait_until(is_told, SOON_S, "what is open being told")
+
+
 def words(text: str) -> str:
     return " ".join(text.split())
 
@@ -164,9 +158,7 @@ def test_stale_version_leaves_in_two_steps_and_comes_back_with_the_next_read(
     empty_bytes = small.used_bytes
     node, stale, used = make_node(backing=small.path).start(), versions["v1"], versions["v2"]
     read(node, stale, used)
-    assert node.stop() == 0
-    make_old(node, stale)
-    node.start()
+    make_old(node, stale).start()
 
     before = present(node)
     shown = node.command("evict", "--dry-run")
@@ -212,12 +204,9 @@ def test_pinned_version_and_one_in_use_stay_and_the_table_says_why(
     pinned, held, idle = (versions[name] for name in ("v1", "v2", "v3"))
     read(node, pinned, held, idle)
     node.command("pin", pinned.name, "--until", "2100-01-01")
-    assert node.stop() == 0
-    make_old(node, pinned, held, idle)
-    node.start()
+    make_old(node, pinned, held, idle).start()
     with (held.tree(node.mountpoint) / held.large[0]).open("rb"):
-        is_told = lambda: any(verdict["nodes"] for verdict in node.ask("evict_plan")["stays"])  # noqa: E731
-        wait_until(is_told, SOON_S, "the open file being told")
+        wait_told_open(node)
         answer = json.loads(node.command("evict", "--need", "8GiB", "--json").stdout)
         assert verdicts(answer, "leaves") == {"v3": "stale"}
         done = node.command("evict", "--need", "8GiB")
@@ -245,17 +234,14 @@ for line in sys.stdin:
 def test_mapping_is_read_whatever_becomes_of_its_version(make_node: NewNode, versions: Versions) -> None:
     node, version = make_node().start(), versions["v1"]
     read(node, version)
-    assert node.stop() == 0
-    make_old(node, version)
-    node.start()
+    make_old(node, version).start()
     name = version.large[0]
     content = (version.source / name).read_bytes()
     command = [sys.executable, "-c", MAPPED, str(version.tree(node.mountpoint) / name)]
     with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, text=True) as reader:
         assert reader.stdin is not None
         assert reader.stdout is not None
-        is_told = lambda: any(verdict["nodes"] for verdict in node.ask("evict_plan")["stays"])  # noqa: E731
-        wait_until(is_told, SOON_S, "the mapping being told")
+        wait_told_open(node)
         assert node.ask("evict")["leaves"] == []
         assert node.command("drop", version.name, "--yes").returncode == 4
         for size_bytes in (2 * MIB, len(content)):
@@ -291,7 +277,6 @@ def crash_and_go_on(node: Node, s3: S3Server, stale: SourceVersion, point: str) 
     assert (node.mountpoint / point / "v1" / "file").read_bytes() == b"old"
     s3.put(BUCKET, f"datasets/{point}/v1/file", b"another")
     node.ask("refresh", target=f"{point}/v1")
-    assert node.stop() == 0
     make_old(node, stale)
     hide_old_generation(node, f"{point}/v1")
 
@@ -327,9 +312,7 @@ def test_limit_holds_while_readers_fill_and_what_they_want_less_leaves(
     node = make_node(settings=settings, backing=small.path).start()
     old = versions["v1"]
     read(node, old)
-    assert node.stop() == 0
-    make_old(node, old)
-    node.start()
+    make_old(node, old).start()
 
     is_over = threading.Event()
 
@@ -364,16 +347,13 @@ def test_limit_holds_while_readers_fill_and_what_they_want_less_leaves(
 def test_version_deleted_at_the_origin_stays_readable_until_it_leaves(
     s3: S3Server, make_node: NewNode
 ) -> None:
-    source = s3.bucket(BUCKET) / "datasets" / "gone" / "v1"
-    version = SourceVersion("gone/v1", source, make_lake(source, small_files=5, large_sizes_bytes=(3 * MIB,)))
+    version = make_version(s3.bucket(BUCKET), "gone/v1", small_files=5, large_sizes_bytes=[3 * MIB])
     node = make_node().start()
     read(node, version)
-    shutil.rmtree(source.parent)
+    shutil.rmtree(version.source.parent)
     node.restart()
     assert version.wrong_files(node.mountpoint) == []
-    assert node.stop() == 0
-    make_old(node, version)
-    node.start()
+    make_old(node, version).start()
     (file := version.tree(node.mountpoint) / version.large[0]).stat()
     answer = node.ask("evict")
     assert verdicts(answer, "leaves") == {"v1": "stale"}
@@ -385,10 +365,7 @@ def test_version_deleted_at_the_origin_stays_readable_until_it_leaves(
 @pytest.mark.needs("setpriv")
 def test_ordinary_user_may_see_what_would_leave_and_have_nothing_leave(make_node: NewNode) -> None:
     node = make_node().start()
-    shown, refused = (
-        node.machine.run(*AS_NOBODY, sys.executable, "-m", "dsfs", *words, "--config", str(node.config))
-        for words in (("evict", "--dry-run"), ("evict",))
-    )
+    shown, refused = (node.command("evict", *words, through=AS_NOBODY) for words in (["--dry-run"], []))
     assert (shown.returncode, shown.stderr) == (0, "")
     assert "Nothing would leave." in shown.stdout
     assert (refused.returncode, refused.stdout) == (1, "")

@@ -13,9 +13,9 @@ import pytest
 from tests.rig.background import in_background
 from tests.rig.fault import Fault
 from tests.rig.faultproxy import FaultProxy
-from tests.rig.lake import MIB, make_lake
+from tests.rig.lake import MIB
 from tests.rig.node import PATIENT, Node
-from tests.rig.reading import SourceVersion, read_at
+from tests.rig.reading import SourceVersion, make_version, read_at
 from tests.rig.s3server import S3Server
 from tests.rig.wait import wait_until
 
@@ -119,9 +119,8 @@ def test_unmount_goes_on_while_all_connections_are_stalled(
 def test_many_readers_of_large_files_take_no_more_memory_than_agreed(
     new_node: NewNode, proxy: FaultProxy, s3: S3Server
 ) -> None:
-    source = s3.bucket("lake") / "datasets" / "films" / "v1"
     sizes = [12 * MIB + number for number in range(40)]
-    films = SourceVersion("films/v1", source, make_lake(source, small_files=0, large_sizes_bytes=sizes, empty_files=0))
+    films = make_version(s3.bucket("lake"), "films/v1", small_files=0, large_sizes_bytes=sizes, empty_files=0)
     node = new_node(settings={**PATIENT, "memory": {"limit": "64MiB"}}).start()
 
     def digest(name: str) -> str:

@@ -4,12 +4,12 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
+from dsfs.model.blocks import PAGE
 from dsfs.model.objects import ObjectRef
 from dsfs.model.retention import Amount
 from dsfs.storage import censusscan, segmentfolder
@@ -19,17 +19,9 @@ from dsfs.storage.censusscan import SAFE_NS
 from dsfs.storage.filesystem import mtime_ns
 from dsfs.storage.generations import CATALOG, SEGMENTS, SUMMARY, GenerationStore
 from dsfs.storage.segmentlist import list_segments
-from tests.rig.censused import PAGE, Place, identity, ids
+from tests.rig.censused import A, B, Place, identity, ids
 
-A, B = ("photos", "v1", "aa" * 20), ("photos", "v1", "bb" * 20)
 OTHER = ("photos", "v2", "cc" * 20)
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    made = Place(tmp_path / "one", tmp_path / "backing")
-    yield made
-    made.census.close()
 
 
 def test_empty_directory_takes_its_folders(place: Place) -> None:

@@ -1,12 +1,11 @@
 """The census beside what goes wrong: trash and crashes, a disk or a directory that is lost."""
 
-import errno
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import lmdb
 import pytest
 
+from dsfs.model.blocks import PAGE
 from dsfs.model.errors import BackingError
 from dsfs.model.retention import NOTHING
 from dsfs.storage import censusfile, censusnotes
@@ -21,18 +21,10 @@ from dsfs.storage.censuschange import Change
 from dsfs.storage.censusrecords import SegmentEntry, encode_segment
 from dsfs.storage.generations import CATALOG, SUMMARY
 from dsfs.storage.trash import Trash
-from tests.engine.stopping import DiedError, stopping_at
-from tests.rig.censused import PAGE, Place, identity, ids
+from tests.engine.stopping import DiedError, fault_or_death, stopping_at
+from tests.rig.censused import A, B, Place, identity, ids
 
-ROOT = Path(__file__).parents[2]
-A, B = ("photos", "v1", "aa" * 20), ("photos", "v1", "bb" * 20)
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    made = Place(tmp_path / "one", tmp_path / "backing")
-    yield made
-    made.census.close()
+ROOT = Path(__file__).parents[3]
 
 
 def test_hidden_segment_is_trash_until_it_is_deleted(place: Place) -> None:
@@ -137,7 +129,7 @@ def test_generation_whose_successor_is_damaged_does_not_go(place: Place, damage:
     assert Trash(place.backing).hide_generation(A, 1) == NOTHING
 
 
-@pytest.mark.parametrize("error", [OSError(errno.EIO, "sick"), DiedError()], ids=repr)
+@fault_or_death
 def test_generation_that_goes_and_stops_at_any_step_is_wholly_there_or_trash(
     tmp_path: Path, error: BaseException
 ) -> None:
@@ -167,6 +159,14 @@ def test_generation_that_goes_and_stops_at_any_step_is_wholly_there_or_trash(
 
 
 # ---------------------------------------------------------------- trouble
+
+
+def write_record(place: Place, database: bytes, key: bytes, value: bytes) -> None:
+    """As damage would, while nobody has the census open."""
+    place.census.close()
+    with lmdb.open(str(place.file), subdir=False, max_dbs=7) as env, env.begin(write=True) as txn:
+        txn.put(key, value, db=env.open_db(database, txn))
+    place.reopen_only()
 
 
 @pytest.mark.expects_log("is damaged; it is made anew by the next start")
@@ -211,10 +211,7 @@ def test_census_with_a_record_that_cannot_be_is_made_anew_by_the_next_start(plac
     place.seal(0)
     place.place(A, [0])
     place.scan()
-    place.census.close()
-    with lmdb.open(str(place.state / "census.mdb"), subdir=False, max_dbs=7) as env, env.begin(write=True) as txn:
-        txn.put(bytes.fromhex(identity(0)), record, db=env.open_db(b"segments", txn))
-    place.reopen_only()
+    write_record(place, b"segments", bytes.fromhex(identity(0)), record)
     place.drop(0)
     with pytest.raises(BackingError, match=r"census\.mdb: "):
         place.scan()
@@ -238,7 +235,7 @@ def test_census_whose_page_ends_the_process_is_made_anew_by_the_next_start(place
     place.place(A, list(range(300)))
     place.scan()
     place.census.close()
-    file = place.state / "census.mdb"
+    file = place.file
     content = file.read_bytes()
     first, last = (bytes.fromhex(identity(number)) for number in (5, 295))
     for at in range(0, len(content), PAGE):
@@ -276,7 +273,7 @@ def test_census_that_is_lost_is_made_anew(place: Place) -> None:
     place.place(A, [1, 2, 3])
     place.scan()
     place.census.close()
-    file = place.state / "census.mdb"
+    file = place.file
     size = file.stat().st_size
     for content in (None, b"", b"x" * size, file.read_bytes()[: size // 2]):
         if content is None:
@@ -296,12 +293,7 @@ def test_census_with_a_record_that_is_none_is_made_anew(place: Place, database: 
     place.seal(1)
     place.place(A, [1])
     place.scan()
-    place.census.close()
-    with lmdb.open(str(place.state / "census.mdb"), subdir=False, max_dbs=7) as env:
-        db = env.open_db(database)
-        with env.begin(db, write=True) as txn:
-            txn.put(b"zzzz", value)
-    place.reopen_only()
+    write_record(place, database, b"zzzz", value)
     assert place.census.generations() == []
     place.scan()
     place.assert_right()
@@ -318,7 +310,7 @@ def test_census_of_another_directory_is_made_anew(tmp_path: Path) -> None:
     other.census.close()
 
 
-@pytest.mark.parametrize("error", [OSError(errno.EIO, "sick"), DiedError()], ids=repr)
+@fault_or_death
 def test_round_that_stops_at_any_step_is_made_up_for_by_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
