@@ -32,10 +32,14 @@ def forget_pages_on(client: NfsClient, node: Node) -> None:
 
 
 def wait_sealed(node: Node, version: SourceVersion) -> None:
-    """Every segment of the version is sealed, and nothing else lies beside."""
+    """Every segment of the version is sealed, and nothing else lies beside.
+
+    As the server has it: a client of NFSv3 may go on believing what it saw in the middle of that.
+    """
+    assert isinstance(node.machine, NfsClient)
     (catalog,) = node.state_dir.glob(f"catalogs/{version.name}/*/catalog.mdb")
     wanted = whole_segments(catalog)
-    node.machine.call(wait_for_files, node.backing / "segments", wanted)
+    node.machine.server.call(wait_for_files, node.backing / "segments", wanted)
 
 
 def wait_for_files(folder: Path, wanted: list[str]) -> None:
