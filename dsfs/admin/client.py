@@ -1,6 +1,7 @@
 """The asking side of the control socket: blocking, for the command line."""
 
 import json
+import logging
 import os
 import socket
 import struct
@@ -10,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from dsfs.admin import protocol
-from dsfs.model.errors import BusyError, DaemonUnreachableError, DsfsError
+from dsfs.model.errors import DaemonUnreachableError, DsfsError
+
+log = logging.getLogger(__name__)
 
 ANSWER_S = 30.0
 PING_S = 10.0  # of silence, while an answer may take any time; then the daemon is asked whether it lives
@@ -37,7 +40,7 @@ class ControlClient:
                 line = self._received_line(connection, deadline_s)
             except TimeoutError:
                 raise DaemonUnreachableError(
-                    f"the daemon on {self.path} has not answered for {timeout_s:g} s"
+                    f"the daemon on {self.path} has not answered for {timeout_s or ANSWER_S:g} s"
                 ) from None
             except ConnectionError:
                 line = b""
@@ -53,7 +56,10 @@ class ControlClient:
         raise protocol.error_of(message, kind)
 
     def _received_line(self, connection: socket.socket, deadline_s: float | None) -> bytes:
-        """Everything up to the first newline, or up to where the other end closed.  TimeoutError."""
+        """Everything up to the first newline, or up to where the other end closed.
+
+        TimeoutError; DaemonUnreachableError if the daemon stands still.
+        """
         received = bytearray()
         while not received.endswith(b"\n"):
             connection.settimeout(PING_S if deadline_s is None else max(0.001, deadline_s - time.monotonic()))
@@ -62,13 +68,24 @@ class ControlClient:
             except TimeoutError:
                 if deadline_s is not None:
                     raise
-                with suppress(BusyError):  # which only who lives can be
-                    self.call("ping", timeout_s=ANSWER_S)
+                self._ping()
                 continue
             if not more:
                 break
             received += more
         return bytes(received)
+
+    def _ping(self) -> None:
+        """DaemonUnreachableError if the daemon stands still.
+
+        Any answer will do: that it is too busy, or that it is an older one, and knows no such verb.
+        """
+        try:
+            self.call("ping", timeout_s=ANSWER_S)
+        except DaemonUnreachableError:
+            raise
+        except DsfsError as exc:
+            log.debug("%s is alive: %s", self.path, exc)
 
     def daemon_pid(self) -> int | None:
         """The process that listens; None where this side cannot see it (another PID namespace)."""

@@ -48,8 +48,7 @@ log = logging.getLogger(__name__)
 
 FORMAT = b"dsfs census 1"
 MAP_SIZE = 64 * 1024**3  # only address space
-# `struct.error`: a record that is none, of a page that LMDB takes for one.
-DAMAGED = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.PanicError, lmdb.BadTxnError, struct.error)
+DAMAGED = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.PanicError, lmdb.BadTxnError)
 BATCH = 20_000  # segments written in one transaction: it keeps the pages that it changes in memory
 
 
@@ -152,7 +151,7 @@ class CensusFile:
         try:
             with self._mark.inside(), self._env.begin(db, write=write) as txn:
                 yield txn
-        except (lmdb.Error, struct.error) as exc:
+        except lmdb.Error as exc:
             if isinstance(exc, DAMAGED) and remove(self._path):
                 log.warning("census %s is damaged; it is made anew by the next start: %s", self._path, exc)
             raise BackingError(f"census {self._path}: {exc}") from exc

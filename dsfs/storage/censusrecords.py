@@ -7,6 +7,8 @@ from hashlib import blake2b
 from os import fsencode
 from typing import NamedTuple
 
+import lmdb
+
 from dsfs.model.nodes import VersionKey
 
 UNREAD = -1
@@ -42,6 +44,7 @@ class SegmentEntry(NamedTuple):
 
 
 NOTHING_THERE = SegmentEntry()
+LATEST_NS = 2**63 - 1  # that a record holds: in 2262, and a file may have any mtime
 
 
 @dataclass(slots=True)
@@ -85,8 +88,12 @@ def encode_segment(entry: SegmentEntry) -> bytes:
 
 
 def decode_segment(value: bytes) -> SegmentEntry:
-    owners = tuple(number for (number,) in _OWNER.iter_unpack(value[_SEGMENT.size :]))
-    return SegmentEntry._make((*_SEGMENT.unpack_from(value), owners))
+    """CorruptedError if it is none: of a page that LMDB takes for one."""
+    try:
+        owners = tuple(number for (number,) in _OWNER.iter_unpack(value[_SEGMENT.size :]))
+        return SegmentEntry._make((*_SEGMENT.unpack_from(value), owners))
+    except struct.error as exc:
+        raise lmdb.CorruptedError(f"the record of a segment: {exc}") from exc
 
 
 def folder_key(path: str) -> bytes:
@@ -128,5 +135,9 @@ def encode_time(time_ns: int) -> bytes:
 
 
 def decode_time(value: bytes) -> int:
-    time_ns: int = _TIME.unpack(value)[0]
+    """CorruptedError, as `decode_segment`."""
+    try:
+        time_ns: int = _TIME.unpack(value)[0]
+    except struct.error as exc:
+        raise lmdb.CorruptedError(f"the time of an orphan: {exc}") from exc
     return time_ns

@@ -35,7 +35,7 @@ from dsfs.storage.filesystem import (
 from dsfs.storage.openfiles import OpenFiles
 from dsfs.storage.rangelock import CANNOT_LOCK, SEAL, locked_by_others, try_lock, unlock
 from dsfs.storage.sealed import Stamp, stamp_of
-from dsfs.storage.segmentnames import beside, overhead, remove_waste
+from dsfs.storage.segmentnames import beside, overhead, remove_old_names
 from dsfs.storage.taken import room_now
 
 log = logging.getLogger(__name__)
@@ -100,8 +100,13 @@ def read_records(place: Place, suffix: str) -> tuple[MapHeader, BlockMap]:
     fd = open_existing(beside(path, suffix), place.fs)
     if fd is None:
         raise NoRecordsError("there are none")
-    with os.fdopen(fd, "rb") as file:
-        content = file.read()
+    try:
+        with os.fdopen(fd, "rb") as file:
+            content = file.read()
+    except OSError as exc:
+        if exc.errno not in GONE:
+            raise
+        raise NoRecordsError("they were removed") from exc
     return blockmap.decode(content, path.name, len(blocks), blocks.size, sealed=suffix == ".sum")
 
 
@@ -125,7 +130,7 @@ class Filling(OpenFiles):
         except BaseException as exc:
             os.close(data.fd)
             if isinstance(exc, OSError) and exc.errno in GONE:
-                raise FileNotFoundError(exc.errno, exc.strerror, os.fspath(place.path)) from exc
+                raise FileNotFoundError(exc.errno, "sealed or removed meanwhile", os.fspath(place.path)) from exc
             raise
         self._path = place.path
         self._blocks = place.blocks
@@ -152,7 +157,7 @@ class Filling(OpenFiles):
             if place_map(place.path, place.blocks, BlockMap(len(place.blocks))):
                 made += overhead(place.blocks)
             if is_there(place.path):
-                remove_waste(place.path, ".map", ".part")
+                remove_old_names(place.path, data.fd, place.fs)
                 raise BlockLostError(f"segment {place.path.name} was sealed by another node meanwhile")
             _, block_map = read_records(place, ".map")
         except DamagedMapError as exc:
@@ -177,12 +182,19 @@ class Filling(OpenFiles):
         OSError of GONE if somebody else does the same, or has removed it; UnsealError if the medium refuses.
         """
         try:
-            place_map(place.path, place.blocks, block_map)
+            is_new = place_map(place.path, place.blocks, block_map)
             reach("segment.unseal")
             os.rename(place.path, beside(place.path, ".part"))
             reach("segment.unsealed")
             remove(beside(place.path, ".sum"))
-            return cls(place, DirectFile(beside(place.path, ".part")), block_map, overhead(place.blocks))
+            filling = cls(place, DirectFile(beside(place.path, ".part")), block_map, overhead(place.blocks))
+            try:
+                if not is_new:  # but one that somebody left, or is about to fill: it is to say the same
+                    filling._write(0, len(block_map))
+            except BaseException:
+                filling.close()
+                raise
+            return filling
         except OSError as exc:
             if exc.errno in GONE:
                 raise

@@ -118,10 +118,10 @@ def _open_filling(place: Place) -> Filling | None:
             refresh_names(path.parent, place.fs)  # sealed or begun anew by another node since the names were looked up
         except DamagedMapError as exc:
             _fault(place, "was being filled, but its map cannot be used and it is dropped: %s", exc)
-            break
-    else:
-        log.info("segment %s has a map but no data", path.name)
-    remove_waste(path, ".map", ".part")
+            remove_waste(path, ".map", ".part")
+            return None
+    log.info("segment %s has a map but no data", path.name)
+    remove_waste(path, ".map")  # a .part that is there by now is another node's
     return None
 
 

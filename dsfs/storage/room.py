@@ -144,9 +144,9 @@ class Room:
             account, refusal = self._exchange(wanted)
             with self._lock:
                 if refusal is not None or not account.is_counted:
-                    is_again = self._clock() > self._refused_until_s  # and not just for less
+                    is_over = self._clock() > self._refused_until_s  # else it is the same one, for less
                     error = self._no_room(wanted, refusal)
-                    if is_again:
+                    if is_over:
                         self._believed_s = min(self._believed_s * 2, MOST_FULL_BELIEVED_S)
                     raise error
                 if self._purse.reserve(wanted):  # else another thread has spent what was left
@@ -214,11 +214,10 @@ class Room:
                     self.tell()  # the next one is to know
 
     def _is_left(self, wanted: Amount) -> bool:
-        try:
+        with suppress(OSError):
             account = self.account.look()
             return account is not None and account.refusal(wanted, self.limit_bytes, self.there()) is None
-        except OSError:
-            return False
+        return False
 
     @contextmanager
     def beginning(self, file: SegmentFile) -> Iterator[None]:
@@ -270,10 +269,11 @@ class Room:
         account = self.account.look()
         with self._lock:
             told = self._purse.to_tell()
-        if self._busy or account is None or account.tell(holder, told) != account:
-            self._exchange(None)  # also to see whether the account can be had again
-            return
-        self._was_told(told, holder, account, asked_s)
+        if account is not None and account.tell(holder, told) == account:
+            self._was_told(told, holder, account, asked_s)
+            if not self._busy:
+                return
+        self._exchange(None)  # also to see whether the account can be had again
 
     def _exchange(self, wanted: Amount | None) -> tuple[Account, Refusal | None]:
         """Tell what is news, and ask for what is missing for `wanted`; for nothing if that is None."""

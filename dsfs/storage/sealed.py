@@ -7,6 +7,7 @@ import errno
 import os
 import threading
 import time
+from contextlib import suppress
 
 from dsfs.model.readahead import MIB
 from dsfs.storage.faultpoint import reach
@@ -89,7 +90,9 @@ class SealedFile(OpenFiles):
         if not found.links or (found.size, found.inode, found.mtime_ns) != self.stamp:
             # Wrong pages may have been read.  An NFSv3 client tells by the ctime whether they are still right, which is
             # in ticks of the server's clock: it would believe them where they were mended within the same one.
-            os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            if self._fs.is_network:
+                with suppress(OSError):
+                    os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
             raise SealBrokenError("it was changed or removed")
 
     def is_intact(self) -> bool:

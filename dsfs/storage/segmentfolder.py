@@ -17,7 +17,7 @@ from pathlib import Path
 
 from dsfs.model.retention import NOTHING, Amount
 from dsfs.model.trashname import stamp_in
-from dsfs.storage.censusrecords import NOTHING_THERE, SegmentEntry
+from dsfs.storage.censusrecords import LATEST_NS, NOTHING_THERE, SegmentEntry
 from dsfs.storage.filesystem import GONE, FileSystem, lstat_anew
 from dsfs.storage.segmentlist import IDENTITY_BYTES
 from dsfs.storage.taken import room_of
@@ -98,7 +98,7 @@ def filling_now(path: Path, identity: bytes, before: SegmentEntry, fs: FileSyste
         if exc.errno not in GONE:
             raise
         return None
-    return before._replace(data_bytes=room_of(found).size_bytes, used_ns=found.st_mtime_ns)
+    return before._replace(data_bytes=room_of(found).size_bytes, used_ns=min(found.st_mtime_ns, LATEST_NS))
 
 
 def _measured(
@@ -116,7 +116,7 @@ def _measured(
             data_bytes = room_of(found).size_bytes
         else:
             beside_bytes += room_of(found).size_bytes
-        used_ns = max(used_ns, found.st_mtime_ns)
+        used_ns = max(used_ns, min(found.st_mtime_ns, LATEST_NS))
     is_sealed = files.keys() == _SEALED and len(inodes) == len(_SEALED)
     seal = files[""].inode() if is_sealed and is_settled else 0
     is_filling = bool(inodes) and "part" in files and "" not in files

@@ -36,15 +36,21 @@ def remove_waste(path: Path, *suffixes: str) -> None:
             log.info("segment %s%s cannot be removed: %s", path.name, suffix, exc)
 
 
-def remove_old_names(path: Path, fd: int, fs: FileSystem) -> None:
-    """Remove the names that the file `fd` had before its seal, or would have had if another one was sealed first.
+def is_sealed(path: Path) -> bool:
+    """Whether the sealed file and its checksums are there.  OSError if that cannot be known."""
+    return is_there(path) and is_there(beside(path, ".sum"))
 
-    Only while it has them, and something has the final one: somebody may have written to it late, and who opened it
-    then has unsealed it: those are the names of a filling that goes on.
+
+def remove_old_names(path: Path, fd: int, fs: FileSystem) -> None:
+    """Remove the names that the file `fd` had before its seal, or has yet though another one was sealed first.
+
+    Only if `.part` is that file and the segment is sealed: else they may be those of a filling that goes on, since
+    somebody wrote late, and who opened it has unsealed it.  Between the look and the removal that may happen yet, in
+    the time of two or three requests: then the segment is fetched again.
     """
     try:
         refresh_names(path.parent, fs)
-        if is_there(path) and os.path.samestat(os.stat(beside(path, ".part")), os.fstat(fd)):
+        if is_sealed(path) and os.path.samestat(os.stat(beside(path, ".part")), os.fstat(fd)):
             remove_waste(path, ".map", ".part")
     except OSError as exc:
         if exc.errno not in GONE:

@@ -2,21 +2,21 @@
 
 A file that a segment needs is left where it is; what is removed here is neither read nor counted by anybody.  Other
 nodes are at work in the same folders, so nothing is waste before it is old (a `.part` is there before its map), but for
-what lies beside a seal: its names are about to be removed by whoever sealed.  What was taken away (trash.py) is no
+what lies beside a seal, for which it is looked whether it still does.  What was taken away (trash.py) is no
 waste: it has a grace, and who counts what is there finds it.
 
 Concurrency: blocking; may run beside fills, whose segments it leaves alone.
 """
 
 import logging
-import os
 from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
 
 from dsfs.storage.backing import BackingDirectory
-from dsfs.storage.filesystem import is_unfinished
+from dsfs.storage.filesystem import is_unfinished, remove
 from dsfs.storage.leftovers import abandoned
+from dsfs.storage.segmentnames import is_sealed
 
 log = logging.getLogger(__name__)
 
@@ -29,10 +29,9 @@ def tidy(backing: BackingDirectory, is_in_use: Callable[[str], bool] = lambda id
     removed = 0
     for folder, names in backing.segment_folders():
         try:
-            for name in chain(beside_seals(names), abandoned(folder, waste_among(names))):
+            for name in chain(beside_seals(folder, names), abandoned(folder, waste_among(names))):
                 if not is_in_use(name.partition(".")[0]):
-                    os.unlink(folder / name)
-                    removed += 1
+                    removed += remove(folder / name)
         except OSError as exc:
             log.info("what a crash has left in %s cannot be removed: %s", folder, exc)
     if removed:
@@ -47,11 +46,11 @@ def tidy_state(state_dir: Path) -> None:
             path.unlink()
 
 
-def beside_seals(names: frozenset[str]) -> Iterator[str]:
-    """Which of the files of one folder are of a filling whose segment is sealed."""
+def beside_seals(folder: Path, names: frozenset[str]) -> Iterator[str]:
+    """Which of the files of the folder are of a filling whose segment is sealed."""
     for name in sorted(names):
         identity, _, suffix = name.partition(".")
-        if suffix in ("part", "map") and {identity, f"{identity}.sum"} <= names:
+        if suffix in ("part", "map") and {identity, f"{identity}.sum"} <= names and is_sealed(folder / identity):
             yield name
 
 

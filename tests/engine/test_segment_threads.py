@@ -13,7 +13,7 @@ import pytest
 
 from dsfs.model.blocks import BLOCK, RUN, BlockTable, PackBlocks, UniformBlocks
 from dsfs.model.errors import BlockLostError
-from dsfs.storage import faultpoint
+from dsfs.storage import blockmap, faultpoint
 from dsfs.storage.filesystem import DirectFile
 from dsfs.storage.presence import TRUSTED
 from dsfs.storage.segment import SegmentFile, State
@@ -124,6 +124,42 @@ def test_seal_leaves_alone_what_another_node_has_taken_back_in_the_middle_of_it(
     assert file.is_complete
     assert file.seal()
     assert file.read_sealed(0, sample.blocks.size) == sample.content
+
+
+@pytest.mark.expects_log("has no usable checksums")
+def test_seal_whose_checksums_another_node_removes_costs_no_block(
+    sample: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It unseals the file, and comes to the removal of the `.sum` only when this node has sealed it once more."""
+    file = sample.file()
+    sample.fill(file, 0, len(sample.blocks))
+
+    def interfere(point: str) -> None:
+        if point == "segment.linked":
+            monkeypatch.setattr(faultpoint, "hook", None)
+            sample.beside(".sum").unlink()
+
+    monkeypatch.setattr(faultpoint, "hook", interfere)
+    assert not file.seal()
+    assert sample.names() == {".part", ".map"}
+    assert file.is_complete
+    sample.complete(file)
+
+
+@pytest.mark.expects_log("was changed after it was sealed")
+def test_what_is_taken_back_is_recorded_also_in_a_map_that_somebody_left(sample: Sample) -> None:
+    """A node that found nothing, made an empty map, and ended when it saw the sealed file."""
+    file = sample.partly_filled()
+    header = sample.beside(".map").read_bytes()[: blockmap.position(0)]
+    empty = header.ljust(blockmap.position(len(sample.blocks)), b"\0")
+    sample.complete(file)
+    sample.beside(".map").write_bytes(empty)
+    touch(sample.path)
+    assert sample.file().is_complete
+    sample.close()
+    file = sample.file()  # as after a crash
+    assert file.is_complete
+    sample.complete(file)
 
 
 @pytest.mark.expects_log("was changed after it was sealed")

@@ -310,3 +310,11 @@ def test_folder_that_is_away_for_a_moment_is_not_taken_for_empty(
     monkeypatch.setattr(censusscan, "mtime_ns", asked)
     assert place.scan().since_ns is not None
     place.assert_right()
+
+
+def test_file_whose_mtime_is_centuries_ahead_is_counted(place: Place) -> None:
+    place.seal(0)
+    place.place(A, [0])
+    os.utime(place.path(0, ".sum"), (0, 10**10))  # in 2286, in ns more than 64 bits hold
+    place.scan()
+    place.assert_right()
