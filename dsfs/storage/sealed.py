@@ -7,7 +7,6 @@ import errno
 import os
 import threading
 import time
-from contextlib import suppress
 
 from dsfs.model.readahead import MIB
 from dsfs.storage.faultpoint import reach
@@ -88,11 +87,6 @@ class SealedFile(OpenFiles):
         """To be asked after a read: a write sets the mtime before it changes a byte."""
         found = attributes_of(self.fd, anew=anew)
         if not found.links or (found.size, found.inode, found.mtime_ns) != self.stamp:
-            # Wrong pages may have been read.  An NFSv3 client tells by the ctime whether they are still right, which is
-            # in ticks of the server's clock: it would believe them where they were mended within the same one.
-            if self._fs.is_network:
-                with suppress(OSError):
-                    os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
             raise SealBrokenError("it was changed or removed")
 
     def is_intact(self) -> bool:

@@ -69,12 +69,21 @@ def read_steadily(notes: Path, tree: Path, source: Path, names: Sequence[str]) -
             except OSError as error:
                 seen.wrong.append(f"{name} at {offset}: {error.strerror}")
             else:
-                if got != read_part(source / name, offset):
-                    seen.wrong.append(f"{name} at {offset}: wrong bytes in round {number}")
+                if (difference := difference_of(got, read_part(source / name, offset))) is not None:
+                    seen.wrong.append(f"{name} at {offset}: {difference} in round {number}")
             seen.longest_s = max(seen.longest_s, time.monotonic() - began_s)
         (notes / f"round-{number}").touch()
         number += 1
     return seen
+
+
+def difference_of(got: bytes, wanted: bytes) -> str | None:
+    """Where the bytes begin to differ, and how."""
+    if got == wanted:
+        return None
+    places = [at for at, (one, other) in enumerate(zip(got, wanted, strict=False)) if one != other]
+    first = places[0] if places else min(len(got), len(wanted))
+    return f"{len(places)} of {len(got)} bytes ({len(wanted)} wanted) wrong from {first} on: {got[first : first + 8].hex()}"
 
 
 def read_part(path: Path, offset: int) -> bytes:
