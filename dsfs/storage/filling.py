@@ -115,6 +115,8 @@ class Filling(OpenFiles):
 
     `stamp`: what fstat said of the data when our last write had ended; `writers`: threads inside that write;
     `changes`: how often somebody else changed the data; `fills`: how often each block was recorded, modulo 256.
+    `is_doubtful`: a block proved bad, or what was sealed was changed: as a change in the time of an own write does not
+    show in the stamp, all is checked once more before the seal.
     `made`: what was made for it here, beside its blocks.
     """
 
@@ -140,6 +142,7 @@ class Filling(OpenFiles):
         self.made = made
         self.writers = 0
         self.changes = 0
+        self.is_doubtful = False
         self._in_place_s = -math.inf
         self.fills = bytearray(len(block_map))
 
@@ -188,6 +191,7 @@ class Filling(OpenFiles):
             reach("segment.unsealed")
             remove(beside(place.path, ".sum"))
             filling = cls(place, DirectFile(beside(place.path, ".part")), block_map, overhead(place.blocks))
+            filling.is_doubtful = True
             try:
                 if not is_new:  # but one that somebody left, or is about to fill: it is to say the same
                     filling._write(0, len(block_map))
@@ -256,7 +260,8 @@ class Filling(OpenFiles):
             raise
 
     def clear(self, block: int) -> None:
-        """Record that the block is not there."""
+        """Record that the block is not there: it proved bad."""
+        self.is_doubtful = True
         self.map.clear(block)
         self._write(block, block + 1)
 

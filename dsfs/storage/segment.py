@@ -77,10 +77,7 @@ class SegmentFile:
     # ---------------------------------------------------------------- opening
 
     def open(self) -> None:
-        """Find out what is there.  Nothing usable is no error: the segment is then ABSENT.
-
-        OSError if the medium fails: the segment stays CLOSED.
-        """
+        """Find out what is there; nothing usable is no error (ABSENT).  OSError if the medium fails (CLOSED)."""
         with self._lock:
             if self.state is State.CLOSED:
                 self._look()
@@ -234,6 +231,8 @@ class SegmentFile:
                 self._begin_again()
                 return False
             self._note_changes(filling)
+            if filling.is_doubtful:
+                self.presence.distrust()
             return True
 
     def _seal_checked(self, filling: Filling) -> None:

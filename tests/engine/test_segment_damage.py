@@ -10,6 +10,7 @@ from dsfs.model.blocks import PackBlocks
 from dsfs.model.errors import BlockLostError
 from dsfs.storage import faultpoint
 from dsfs.storage.blockmap import position
+from dsfs.storage.presence import MISSING, TRUSTED
 from dsfs.storage.segment import State
 from tests.engine.segment_sample import SUFFIXES, TABLES, Sample, cut, flip, medium, touch
 
@@ -229,4 +230,25 @@ def test_restored_copy_of_a_sealed_segment_is_checked_before_use(sample: Sample)
     assert file.state is State.FILLING
     sample.assert_right_or_lost(file)
     assert file.is_complete
+    sample.complete(file)
+
+
+@pytest.mark.expects_log("was changed after it was sealed", "is not what was written")
+def test_damage_in_the_time_of_an_own_write_is_not_sealed(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody goes on while what he has changed is mended: the new mtime looks like that of the write."""
+    sample.sealed()
+    sample.close()
+    flip(sample.path, sample.blocks.offset(2))
+    file = sample.file()
+    sample.assert_right_or_lost(file)
+    assert list(file.presence) == [TRUSTED if block != 2 else MISSING for block in range(len(sample.blocks))]
+
+    def go_on(point: str) -> None:
+        if point == "segment.data_written":
+            monkeypatch.setattr(faultpoint, "hook", None)
+            flip(sample.beside(".part"), 0)
+
+    monkeypatch.setattr(faultpoint, "hook", go_on)
+    sample.fill(file, 2, 3)
+    assert not file.seal()
     sample.complete(file)

@@ -83,7 +83,8 @@ def difference_of(got: bytes, wanted: bytes) -> str | None:
         return None
     places = [at for at, (one, other) in enumerate(zip(got, wanted, strict=False)) if one != other]
     first = places[0] if places else min(len(got), len(wanted))
-    return f"{len(places)} of {len(got)} bytes ({len(wanted)} wanted) wrong from {first} on: {got[first : first + 8].hex()}"
+    bad = got[first : first + 8].hex()
+    return f"{len(places)} of {len(got)} bytes wrong, {len(wanted)} wanted, from {first} on: {bad}"
 
 
 def read_part(path: Path, offset: int) -> bytes:
