@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.rig.daemonlog import unexpected_lines
+from tests.rig.daemonlog import judge
 from tests.rig.faultproxy import FaultProxy
 from tests.rig.node import Node, Settings
 from tests.rig.reader import ReaderProcess
@@ -118,9 +118,7 @@ def new_node(
             assert node.stop() == 0, node.log_tail()
         node.kill()
         assert not node.is_mounted()
-    expected = [regex for mark in request.node.iter_markers("expects_log") for regex in mark.args]
-    unexpected = [line for node in nodes for line in unexpected_lines(node.log_text(), expected)]
-    assert not unexpected, "in the daemon's log, and not declared by expects_log"
+    judge(nodes, request)
 
 
 @pytest.fixture

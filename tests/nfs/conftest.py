@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.rig.daemonlog import unexpected_lines
+from tests.rig.daemonlog import judge
 from tests.rig.faultproxy import FaultProxy
 from tests.rig.lake import MIB
 from tests.rig.nfs.client import NfsClient
@@ -96,7 +96,4 @@ def new_node(request: pytest.FixtureRequest, tmp_path: Path, rig: NfsRig) -> Ite
     yield make
     for node in nodes:
         node.kill()
-        print(f"{node.log}:\n{node.log_tail()}")  # pytest shows it if the test has failed
-    expected = [regex for mark in request.node.iter_markers("expects_log") for regex in mark.args]
-    unexpected = [line for node in nodes for line in unexpected_lines(node.log_text(), expected)]
-    assert not unexpected, "in a daemon's log, and not declared by expects_log"
+    judge(nodes, request)

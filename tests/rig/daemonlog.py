@@ -1,7 +1,11 @@
 """What a daemon's log may hold: its lines, judged as the tests' own log records are."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+import pytest
+
+from tests.rig.node import Node
 
 LOG_LINE = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z ((\w+) .*)")
 HARMLESS = ("DEBUG", "INFO")
@@ -25,3 +29,15 @@ def unexpected_lines(log: str, expected: Iterable[str] = ()) -> list[str]:
         if not USUAL.search(text) and not any(pattern.search(text) for pattern in patterns):
             found.append(line)
     return found
+
+
+def judge(nodes: Sequence[Node], request: pytest.FixtureRequest) -> None:
+    """Fail the test if a log of its daemons has what it does not declare by `expects_log(regex)`.
+
+    Where a test fails, for whatever reason, pytest shows the ends of the logs.
+    """
+    expected = [regex for mark in request.node.iter_markers("expects_log") for regex in mark.args]
+    for node in nodes:
+        print(f"{node.log}:\n{node.log_tail()}")
+    unexpected = [line for node in nodes for line in unexpected_lines(node.log_text(), expected)]
+    assert not unexpected, "in a daemon's log, and not declared by expects_log"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.rig.daemonlog import unexpected_lines
+from tests.rig.daemonlog import judge, unexpected_lines
 from tests.rig.faultproxy import FaultProxy
 from tests.rig.lake import MIB
 from tests.rig.node import PATIENT, Node
@@ -79,9 +79,7 @@ def end_and_judge(nodes: Sequence[Node], request: pytest.FixtureRequest) -> None
     """End the daemons, whatever they are in, and read their logs."""
     for node in nodes:
         node.kill()
-    expected = [regex for mark in request.node.iter_markers("expects_log") for regex in mark.args]
-    unexpected = [line for node in nodes for line in unexpected_lines(node.log_text(), expected)]
-    assert not unexpected, "in the daemon's log, and not declared by expects_log"
+    judge(nodes, request)
 
 
 @pytest.fixture
