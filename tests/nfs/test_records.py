@@ -147,18 +147,23 @@ def test_last_uses_cost_a_request_for_each_version_and_a_few_when_a_use_begins(
 ) -> None:
     for client in (a, b):
         client.mount("large", nfs_version)
-    place = export_path("large")
-    a.call(begin_many, place, 0.0)
+    places = [export_path("large") / name for name in ("one", "another")]
+    for place in places:
+        a.call(Path.mkdir, place)
+        a.call(begin_many, place, 0.0)
 
     def cost(client: NfsClient, work: Callable[..., None], *args: object) -> float:
-        """Requests for each version."""
+        """Requests for each version; which ones is shown where the test fails."""
         before = client.mount_stats()
-        client.call(work, place, *args)
-        return sum((client.mount_stats() - before).operations.values()) / VERSIONS
+        client.call(work, *args)
+        requests = (client.mount_stats() - before).operations
+        print(client.name, work.__name__, dict(requests))
+        return requests.total() / VERSIONS
 
-    first = cost(b, look_often, 1)
+    # The least of two first looks: what a client settles with the server for itself (once, 80 for each) is no cost.
+    first = min(cost(b, look_often, place, 1) for place in places)
     assert first < 5.5
-    assert cost(b, look_often, 4) < first + 3 * 1.2
-    assert cost(a, use_many) < 1.2
-    assert cost(a, begin_many, 0.0) < 6.5
-    assert cost(a, begin_many, HALF_LIFE_S) < 10.5
+    assert cost(b, look_often, place, 4) < first + 3 * 1.2
+    assert cost(a, use_many, place) < 1.2
+    assert cost(a, begin_many, place, 0.0) < 6.5
+    assert cost(a, begin_many, place, HALF_LIFE_S) < 10.5
