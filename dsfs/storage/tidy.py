@@ -2,8 +2,8 @@
 
 A file that a segment needs is left where it is; what is removed here is neither read nor counted by anybody.  Other
 nodes are at work in the same folders, so nothing is waste before it is old (a `.part` is there before its map), but for
-what lies beside a seal, for which it is looked whether it still does.  What was taken away (trash.py) is no
-waste: it has a grace, and who counts what is there finds it.
+what lies beside a seal, for which it is looked whether it still does.  What was taken away (trash.py) is no waste: it
+has a grace, and who counts what is there finds it.
 
 Concurrency: blocking; may run beside fills, whose segments it leaves alone.
 """

@@ -1,5 +1,6 @@
 """One segment used by many threads at once, as the backing pool uses it."""
 
+import errno
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -124,6 +125,29 @@ def test_seal_leaves_alone_what_another_node_has_taken_back_in_the_middle_of_it(
     assert file.is_complete
     assert file.seal()
     assert file.read_sealed(0, sample.blocks.size) == sample.content
+
+
+@pytest.mark.parametrize("point", ["segment.read_map", "segment.open_map"])
+@pytest.mark.parametrize("is_begun", [True, False])
+def test_filling_that_another_node_seals_while_it_is_opened_is_no_fault_of_the_medium(
+    sample: Sample, monkeypatch: pytest.MonkeyPatch, point: str, *, is_begun: bool
+) -> None:
+    """Over NFSv3 what is open is stale then, and a fault would have all fills pause."""
+    if is_begun:
+        sample.partly_filled()
+        sample.close()
+    file = sample.closed_file()
+
+    def be_stale(reached: str) -> None:
+        if reached == point:
+            monkeypatch.setattr(faultpoint, "hook", None)
+            raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(faultpoint, "hook", be_stale)
+    with suppress(BlockLostError):  # a miss, if nothing was there before
+        sample.fill(file, 0, 1)
+    assert faultpoint.hook is None
+    sample.complete(file)
 
 
 @pytest.mark.expects_log("has no usable checksums")

@@ -17,16 +17,6 @@ from tests.engine.stopping import stopping_at
 ONE = Amount(1)
 
 
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def backing(tmp_path: Path) -> BackingDirectory:
-    return BackingDirectory(tmp_path)
-
-
 @pytest.mark.parametrize(
     ("number", "what"), [(errno.ENOSPC, "no room"), (errno.EDQUOT, "no room"), (errno.EIO, "not usable")]
 )

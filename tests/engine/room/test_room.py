@@ -24,16 +24,6 @@ WAIT_S = 30
 ONE = Amount(1)
 
 
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def backing(tmp_path: Path) -> BackingDirectory:
-    return BackingDirectory(tmp_path)
-
-
 def test_what_nodes_tell_each_other_has_room_where_data_has_none(backing: BackingDirectory) -> None:
     room = room_of(backing)
     room.limit_bytes = 64 * MIB
