@@ -225,7 +225,9 @@ def test_nodes_that_fill_the_same_blocks_at_once_seal_right_bytes(
     proxy.clear()
     proxy.release()
     readers.finish()
-    wait_until(partial(is_sealed_after_reading, nodes[0], version), LONGEST_WAIT_S, "all being sealed")
+    if options == "nolock":  # a late write may have cost a block
+        wait_until(partial(is_sealed_after_reading, nodes[0], version), LONGEST_WAIT_S, "all being sealed")
+    wait_sealed(nodes[0], version)
     identity = nodes[0].ask("why", path=f"{version.name}/{large}")["segment"]["identity"]
     sealed = nodes[0].backing / "segments" / identity[:2] / identity
     assert a.call(digest_file, sealed) == version.digests[large]
