@@ -96,12 +96,13 @@ class NoRecordsError(DamagedMapError):
 def read_records(place: Place, suffix: str) -> tuple[MapHeader, BlockMap]:
     """What the `.map` or `.sum` says; DamagedMapError if that is nothing or nonsense."""
     path, blocks = place.path, place.blocks
+    reach("segment.open_records")
     fd = open_existing(beside(path, suffix), place.fs)
     if fd is None:
         raise NoRecordsError("there are none")
     try:
         with os.fdopen(fd, "rb") as file:
-            reach("segment.read_map")
+            reach("segment.read_records")
             content = file.read()
     except OSError as exc:
         if exc.errno not in GONE:
