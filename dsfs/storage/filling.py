@@ -102,7 +102,7 @@ def read_records(place: Place, suffix: str) -> tuple[MapHeader, BlockMap]:
         raise NoRecordsError("there are none")
     try:
         with os.fdopen(fd, "rb") as file:
-            reach("segment.read_records")
+            reach("segment.read_map")
             content = file.read()
     except OSError as exc:
         if exc.errno not in GONE:

@@ -127,7 +127,7 @@ def test_seal_leaves_alone_what_another_node_has_taken_back_in_the_middle_of_it(
     assert file.read_sealed(0, sample.blocks.size) == sample.content
 
 
-@pytest.mark.parametrize("point", ["segment.read_records", "segment.open_map"])
+@pytest.mark.parametrize("point", ["segment.read_map", "segment.open_map"])
 @pytest.mark.parametrize("is_begun", [True, False])
 def test_filling_that_another_node_seals_while_it_is_opened_is_no_fault_of_the_medium(
     sample: Sample, monkeypatch: pytest.MonkeyPatch, point: str, *, is_begun: bool

@@ -222,7 +222,7 @@ def test_hiding_that_stops_at_any_step_leaves_nothing_wrong_and_is_done_by_the_n
 # ---------------------------------------------------------------- readers in the middle of it
 
 
-@pytest.mark.parametrize("point", ["segment.open_sealed", "segment.open_records", "segment.read_records"])
+@pytest.mark.parametrize("point", ["segment.open_sealed", "segment.open_records", "segment.read_map"])
 @pytest.mark.parametrize("then", ["hidden", "hidden and sealed anew"])
 def test_segment_that_is_taken_away_while_it_is_opened_is_a_miss_and_no_damage(
     backing: BackingDirectory, sample: Sample, monkeypatch: pytest.MonkeyPatch, point: str, then: str
@@ -240,7 +240,7 @@ def test_segment_that_is_taken_away_while_it_is_opened_is_a_miss_and_no_damage(
 
     monkeypatch.setattr(faultpoint, "hook", take_away)
     file.open()
-    is_miss = then == "hidden" and point != "segment.read_records"
+    is_miss = then == "hidden" and point != "segment.read_map"
     assert file.state is (State.ABSENT if is_miss else State.SEALED)
     sample.assert_right_or_lost(file)
 
