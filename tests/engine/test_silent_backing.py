@@ -84,7 +84,8 @@ async def test_nobody_waits_and_nothing_is_sent_there_while_it_is_known_to_be_si
         faults.reached.clear()
         assert await engine.read(large) == CONTENT
         assert await engine.read(small) == SMALL
-        assert not [point for point in faults.reached if not point.startswith("index.")]
+        # The index is on this node, and who looks for requests has a thread of its own, which comes when it comes.
+        assert not [point for point in faults.reached if not point.startswith(("index.", "request."))]
         skipped = engine.metrics.fill_skipped_bytes
         await until(lambda: skipped.value("slow") == len(CONTENT) + len(SMALL), "what was fetched being given up")
         await silence.end()
