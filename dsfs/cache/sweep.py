@@ -171,8 +171,9 @@ class Sweeper:
             return
         epoch, scan_ns, seen_ns = self._count.epoch, self._count.scan_ns, survey.seen_since_ns
         if scan_ns is None:
-            living = frozenset(seen.node for seen in survey.look.sightings if survey.look.has_lease(seen))
             known = account.look()
+            look = self._nodes.look()  # behind it: who has a grant by then, and has just come, is no dead one
+            living = frozenset(seen.node for seen in look.sightings if look.has_lease(seen))
             if known is not None and (dead := known.nodes - living):
                 account.bury(dead)
             if not account.has_moved(living):

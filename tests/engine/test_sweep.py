@@ -9,12 +9,14 @@ import pytest
 
 from dsfs.cache import evictor as evictor_module
 from dsfs.cache import sweep as sweep_module
+from dsfs.cache.survey import Survey
 from dsfs.cache.sweep import COUNT_EVERY_S
 from dsfs.model.errors import BackingError
 from dsfs.model.event import Kind
 from dsfs.model.ledger import FIRST_WAIT_S
 from dsfs.model.retention import Amount
 from dsfs.model.trashname import TrashedFile
+from dsfs.storage.nodes import NodesDirectory
 from tests.engine.backing_sample import account_of
 from tests.engine.engine import MIB, Settings, running, until
 from tests.engine.evicting import (
@@ -35,6 +37,7 @@ from tests.engine.evicting import (
     waiting_events,
 )
 from tests.rig.filler import SEGMENT, FillingNode
+from tests.rig.usages import usage_of
 
 
 async def test_reader_with_a_hidden_segment_open_reads_on_and_it_is_kept_for_as_long_as_that_is_told(
@@ -126,6 +129,36 @@ async def test_what_is_filled_while_a_count_is_under_way_counts_once_and_nothing
             assert account.counted == account.epoch > 1
             assert 0 <= excess_bytes(engine) < len(LARGE) // 2
             assert hidden(engine) == []
+
+
+async def test_node_that_joins_in_the_middle_of_a_round_keeps_its_grant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit_bytes = 64 * MIB
+    async with evicting(tmp_path, "v1", limit_bytes=limit_bytes) as (engine, found):
+        await rounds(found)
+        found.clock_s += COUNT_EVERY_S + 1
+        await rounds(found, 1)
+        begun = account_of(engine.room)
+        assert begun.counted < begun.epoch
+        other = NodesDirectory(engine.backing.nodes, "other", engine.backing.file_system)
+        filling: list[FillingNode] = []
+        take = found.surveyor.take
+
+        def join_behind_it(*, is_whole: bool) -> Survey:
+            survey = take(is_whole=is_whole)
+            other.beat(usage_of("other", files=0))
+            filling.append(FillingNode(engine.backing.path, "other", limit_bytes))
+            filling[0].fill_segment()
+            return survey
+
+        monkeypatch.setattr(found.surveyor, "take", join_behind_it)
+        await rounds(found, 1)
+        ended = account_of(engine.room)
+        assert ended.counted == begun.epoch
+        assert ended.left_to(filling[0].account.holder).size_bytes > 0
+        filling[0].account.close()
+        other.leave(usage_of("other", is_stopped=True))
 
 
 async def test_what_was_counted_twice_is_counted_again_at_once(tmp_path: Path) -> None:
