@@ -138,10 +138,10 @@ class Room:
         """Whether another node did not leave the account a moment ago."""
         return bool(self._busy) and self._clock() < self._busy_until_s
 
-    def _take(self, wanted: Amount) -> None:
-        """The next grant, and what is wanted out of it."""
+    def _take(self, wanted: Amount, most_bytes: int | None = None) -> None:
+        """The next grant, and what is wanted out of it; `most_bytes`: see `_exchange`."""
         while True:
-            account, refusal = self._exchange(wanted)
+            account, refusal = self._exchange(wanted, most_bytes)
             with self._lock:
                 if refusal is not None or not account.is_counted:
                     is_over = self._clock() > self._refused_until_s  # else it is the same one, for less
@@ -197,27 +197,19 @@ class Room:
 
         It is of what nodes tell each other: where data has taken all that it may, there is what is left for that.
         """
-        reserved, written = wanted, NOTHING
         try:
             self.reserve(wanted)
         except NoRoomError as exc:
-            if exc.reason != Refusal.LIMIT.value or not self._is_left(wanted):
+            if exc.reason != Refusal.LIMIT.value:
                 raise
-            reserved = NOTHING
+            with self._turn:
+                self._take(wanted, self.limit_bytes)
+        written = NOTHING
         try:
             yield
             written = wanted
         finally:
-            self.settle(reserved, written)
-            if reserved != wanted:
-                with suppress(NoRoomError, OSError):
-                    self.tell()  # the next one is to know
-
-    def _is_left(self, wanted: Amount) -> bool:
-        with suppress(OSError):
-            account = self.account.look()
-            return account is not None and account.refusal(wanted, self.limit_bytes, self.there()) is None
-        return False
+            self.settle(wanted, written)
 
     @contextmanager
     def beginning(self, file: SegmentFile) -> Iterator[None]:
@@ -275,8 +267,11 @@ class Room:
                 return
         self._exchange(None)  # also to see whether the account can be had again
 
-    def _exchange(self, wanted: Amount | None) -> tuple[Account, Refusal | None]:
-        """Tell what is news, and ask for what is missing for `wanted`; for nothing if that is None."""
+    def _exchange(self, wanted: Amount | None, most_bytes: int | None = None) -> tuple[Account, Refusal | None]:
+        """Tell what is news, and ask for what is missing for `wanted`; for nothing if that is None.
+
+        `most_bytes`: of all nodes together, if not what data may take; nothing of the difference is given ahead.
+        """
         asked_s, holder = self._clock(), self.account.holder
         with self._lock:
             told, available = self._purse.to_tell(), self._purse.available
@@ -289,7 +284,7 @@ class Room:
                 return account
             there = self._there(self._measured())
             missing = less(wanted, available)
-            refusal = account.refusal(missing, self._fillable_bytes, there)
+            refusal = account.refusal(missing, most_bytes or self._fillable_bytes, there)
             return account if refusal else account.grant(holder, missing, self._fillable_bytes, there)
 
         try:

@@ -44,6 +44,24 @@ def test_what_nodes_tell_each_other_has_room_where_data_has_none(backing: Backin
     assert room.used_bytes <= 64 * MIB
 
 
+def test_what_several_nodes_take_of_the_rest_at_once_is_never_more_than_that(tmp_path: Path) -> None:
+    limit = 64 * MIB
+    a, b = (room_of(BackingDirectory(tmp_path), limit_bytes=1, node=node) for node in "ab")
+    a.limit_bytes = b.limit_bytes = limit
+    with suppress(NoRoomError):
+        while True:
+            a.reserve(Amount(MIB // 32))
+            a.settle(Amount(MIB // 32), Amount(MIB // 32))
+    a.leave()
+    most = Amount(limit // SMALL_PART * 3 // 4)
+    with a.taking(most):
+        with pytest.raises(NoRoomError, match="limit is reached"), b.taking(most):
+            pass
+        with b.taking(Amount(limit // SMALL_PART // 8)):
+            assert account_of(a).total.size_bytes <= limit
+    assert account_of(a).total.size_bytes <= limit
+
+
 def test_reservations_are_held_against_the_limit(backing: BackingDirectory, clock: Clock) -> None:
     room = room_of(backing, limit_bytes=100, clock=clock)
     before = room.used_bytes
