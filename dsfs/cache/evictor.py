@@ -212,7 +212,8 @@ class Evictor:
         is_all = not self._surveyor.stuck
         try:
             left.extend(self._hidden(survey, NOTHING, HIDDEN_AT_ONCE))
-            self._hide_waste(survey)
+            if not survey.unknown:  # whose catalogs may lie nowhere else
+                self._hide_waste(survey)
         except OSError as exc:
             self._fault = f"not all that has to leave can be taken away: {exc}"
             raise

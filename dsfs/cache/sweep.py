@@ -18,7 +18,7 @@ from dsfs.metrics import Metrics
 from dsfs.model.ledger import Ledger
 from dsfs.model.pace import Pace
 from dsfs.model.quantity import format_size
-from dsfs.model.retention import NOTHING
+from dsfs.model.retention import NOTHING, Amount
 from dsfs.model.told import Told
 from dsfs.model.trashname import TrashedFile
 from dsfs.storage.censusscan import is_of_segments
@@ -34,6 +34,7 @@ COUNT_EVERY_S = 600.0
 ROUGH_PART = 256  # of the limit: where the account is off by more, it is counted at once
 # Owed for so long, what was deleted is not just late.
 LATE_S = 300.0
+ANY = Amount(1, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +148,7 @@ class Sweeper:
             self._owed_s = self._clock()
 
     def _is_due(self, trashed: TrashedFile, survey: Survey) -> bool:
-        """Whether the grace is over, and nobody has it open."""
+        """Whether the grace is over, and all nodes have told that they do not have it open."""
         met_ns, met_s = self._met[trashed.name]
         # The server's clock may have been set since, also before this node was there to notice.
         hidden_ns = survey.look.by_clock_of_now(trashed.stamp_ns)
@@ -156,6 +157,8 @@ class Sweeper:
             return False
         if not is_of_segments(trashed.name):
             return True  # a generation: who has it open has a copy of his own
+        if survey.unknown and (survey.room.free - survey.room.floor).covers(ANY):
+            return False  # where nothing is free a node may be unable to tell until something is deleted
         identity = PurePath(trashed.name).name.partition(".")[0]
         # One that was filled anew is what nodes have open; who has the old one open yet looks for that after a miss.
         return self._census.has(identity) or not survey.uses.is_open(identity, self._census.owners_of(identity))

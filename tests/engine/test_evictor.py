@@ -214,6 +214,13 @@ async def test_segments_that_belong_to_no_version_leave(tmp_path: Path, monkeypa
         found.round()
         assert set(present(engine)) == of_both  # another node may be about to place the catalog
         monkeypatch.setattr(census_module, "ABANDONED_S", 0.0)
+        other = engine.backing.nodes / "other"
+        other.mkdir()
+        (other / "heartbeat").touch()
+        for _ in range(4):
+            found.round()
+        assert set(present(engine)) == of_both  # of a catalog that only this node may have
+        (other / "heartbeat").unlink()
         for _ in range(4):
             found.round()
         assert len(present(engine)) == len(of_both) // 2

@@ -66,6 +66,32 @@ async def test_reader_with_a_hidden_segment_open_reads_on_and_it_is_kept_for_as_
         await engine.settle()
 
 
+@pytest.mark.parametrize("ends", ["it stops", "there is no room for what it tells"])
+async def test_what_is_hidden_stays_while_a_node_may_have_it_open_that_cannot_tell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    async with evicting(tmp_path, "v1") as (engine, found):
+        age(engine, "v1")
+        await found.evictor.evict(0)
+        before = hidden(engine)
+        assert len(before) == 2
+        other = NodesDirectory(engine.backing.nodes, "other", engine.backing.file_system)
+        other.beat(usage_of("other", files=0))
+        (engine.backing.nodes / "other" / "usage").write_text("of a format that nobody knows here")
+        for _ in range(4):
+            other.now_ns()  # it beats on
+            await rounds(found, 1)
+        assert hidden(engine) == before
+        if ends == "it stops":
+            other.leave(usage_of("other", is_stopped=True))
+        else:
+            there = engine.room.there()
+            monkeypatch.setattr(engine.room, "there", lambda: replace(there, floor=there.free))
+        await rounds(found)
+        assert hidden(engine) == []
+        other.leave(usage_of("other", is_stopped=True))
+
+
 async def test_room_that_does_not_come_back_stops_deleting_after_a_part_of_the_limit_and_is_told_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
