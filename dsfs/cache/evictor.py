@@ -271,7 +271,7 @@ class Evictor:
                 survey.host(node),
                 survey.room.leaving.size_bytes + gone.total(),
                 self._sweeper.owed_bytes,
-                self._fault or self._sweeper.trouble or _of_unknown(survey),
+                self._fault or self._sweeper.trouble or _of_unknown(survey) or survey.unseen,
                 survey.seen_since_ns is not None,
                 held_versions(survey.versions, gone),
             )

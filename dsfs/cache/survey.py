@@ -17,6 +17,7 @@ from dsfs.model.nodes import Look, Uses, VersionKey
 from dsfs.model.past import Past
 from dsfs.model.retention import ACTIVE_S, Amount, CachedSegment, CachedVersion, Capacity
 from dsfs.storage.census import Census, HeldGeneration
+from dsfs.storage.censusscan import Scan
 from dsfs.storage.lastuses import LastUses
 from dsfs.storage.nodes import NodesDirectory
 from dsfs.storage.pins import PinFolder
@@ -37,6 +38,7 @@ class Limits:
 class Survey:
     """`account`: that of room.  `ahead`: what versions in use will fill within the horizon.  `unknown`: nodes that may
     use anything.  `seen_since_ns`: all is seen as it was then or later; None if something was not seen yet.
+    `unseen`: why something cannot be, or cannot be understood, so that not all that should leaves; "" if all is well.
     """
 
     look: Look
@@ -48,6 +50,7 @@ class Survey:
     ahead: Amount
     unknown: frozenset[str]
     seen_since_ns: int | None
+    unseen: str
 
     @property
     def now_ns(self) -> int:
@@ -122,7 +125,8 @@ class Surveyor:
         allotted = allotments(versions, room, self._retention_of, look.now_ns)
         ahead = Amount(foreseen(versions, allotted, uses.speeds(), self.limits.horizon_s))
         by_key = {version.key: version for version in versions}
-        return Survey(look, uses, by_key, room, account, allotted, ahead, uses.unknown, scan.since_ns)
+        seen_ns, unseen = scan.since_ns, _unseen(scan)
+        return Survey(look, uses, by_key, room, account, allotted, ahead, uses.unknown, seen_ns, unseen)
 
     def _generation(self, held: HeldGeneration) -> CachedGeneration:
         placed_ns = self._past.time_ns(held.key, held.placed_ns)
@@ -180,3 +184,11 @@ class Surveyor:
             free=there.free,
             floor=there.floor,
         )
+
+
+def _unseen(scan: Scan) -> str:
+    if scan.trouble:
+        return f"{'not all' if scan.since_ns else 'nothing'} leaves: {scan.trouble}"
+    if scan.unknown:
+        return f"what belongs to no version stays: {scan.unknown[0]} cannot be understood, and may have any of it"
+    return ""

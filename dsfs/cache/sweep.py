@@ -46,7 +46,7 @@ class _Count:
 
 
 class Sweeper:
-    """`trouble`: why nothing more is deleted, in words; "" while all is well."""
+    """`trouble`: why nothing more is deleted, or not all, in words; "" while all is well."""
 
     def __init__(
         self,
@@ -72,6 +72,7 @@ class Sweeper:
         self._owed_s: float | None = None  # since when nothing could be deleted
         self._met: dict[str, tuple[int, float]] = {}  # when each was first seen here, by the server's clock and by ours
         self._refused: dict[str, float] = {}  # what could not be deleted, and when that was tried last
+        self._fault = ""  # why
         self._count: _Count | None = None
         self._counted_s: float | None = None
 
@@ -97,6 +98,8 @@ class Sweeper:
 
     @property
     def trouble(self) -> str:
+        if self._refused:
+            return f"not all that was taken away can be deleted: {self._fault}"
         if self._owed_s is None or self._clock() - self._owed_s < LATE_S:
             return ""
         owed = format_size(self._ledger.owed_bytes)
@@ -136,6 +139,9 @@ class Sweeper:
                     notes.deleted(trashed.name)
                     del self._refused[trashed.name]
                     count += 1
+        except OSError as exc:
+            self._fault = str(exc)
+            raise
         finally:
             self._deleted_bytes = freed.size_bytes
             self._room.freed(freed)

@@ -1,6 +1,7 @@
 """Rounds of eviction one after the other, and what stands in their way: a full medium, what cannot be hidden."""
 
 import errno
+import os
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -205,3 +206,40 @@ async def test_old_generation_that_cannot_be_taken_away_keeps_no_other(
         assert generations() == [2, 1]
         found.round()
         assert generations() == [1, 1]
+
+
+async def test_status_says_what_cannot_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with evicting(tmp_path, "v1") as (engine, found):
+        age(engine, "v1")
+        folder, scandir = engine.backing.generations / "photos", os.scandir
+
+        def refuse(path: Path) -> object:
+            if path == folder:
+                raise OSError(errno.EACCES, "Permission denied")
+            return scandir(path)
+
+        monkeypatch.setattr(os, "scandir", refuse)
+        found.round()
+        assert found.standing().trouble == "nothing leaves: versions/photos: Permission denied"
+        monkeypatch.setattr(os, "scandir", scandir)
+        found.round()
+        assert found.standing().trouble == ""
+        assert len(hidden(engine)) == 2
+        monkeypatch.setattr(os, "scandir", refuse)
+        os.utime(folder)
+        found.round()
+        assert found.standing().trouble == "not all leaves: versions/photos: Permission denied"
+
+
+async def test_status_says_which_generation_cannot_be_understood(tmp_path: Path) -> None:
+    async with evicting(tmp_path, "v1") as (engine, found):
+        (summary,) = engine.backing.generations.glob("photos/v1/*/summary.json")
+        content = summary.read_text()
+        summary.write_text("nonsense")
+        found.round()
+        generation = summary.parent.relative_to(engine.backing.path)
+        assert found.standing().trouble.startswith(f"what belongs to no version stays: {generation} cannot be")
+        summary.write_text(content)
+        os.utime(summary.parent.parent)
+        found.round()
+        assert found.standing().trouble == ""

@@ -229,9 +229,11 @@ async def test_what_cannot_be_deleted_is_in_the_way_of_nothing_else(
             assert found.standing().counted_ns > told_ns
             told_ns = found.standing().counted_ns
         assert hidden(engine) == [Path(bad[0]).name]
+        assert found.standing().trouble == "not all that was taken away can be deleted: [Errno 13] Permission denied"
         monkeypatch.setattr(found.trash, "delete", delete)
         await rounds(found, 2)
         assert hidden(engine) == []
+        assert found.standing().trouble == ""
 
 
 async def test_what_is_deleted_after_a_count_is_taken_off(tmp_path: Path) -> None:
