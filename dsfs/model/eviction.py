@@ -71,16 +71,15 @@ def judge(
 
     `allotted`: what `allotments` says of the same versions and moment.  `need`: so much shall have room below the high
     watermark.  `unknown`: nodes that may use anything.  A version's segments are asked for when it is chosen, not
-    before, so whoever acts upon a verdict at once holds the segments of one version only.
+    before, so whoever acts upon a verdict at once holds the segments of one version only.  (Those of older generations
+    also where their dataset may hold too much, one version after the other.)
     """
     if unknown:
         for version in sorted(versions, key=_by_key):
             rule = Rule.PINNED if version.is_pinned(now_ns) else Rule.UNKNOWN_NODES
             yield _stays(version, rule, version.held, now_ns, unknown)
         return
-    plan = _Plan(segments_of, room, need, Counter())
-    for version in versions:
-        plan.held[version.dataset] += version.held.size_bytes
+    plan = _Plan(segments_of, room, need, _held(versions, segments_of, retention_of))
     movable = [version for version in versions if not version.is_pinned(now_ns)]
     idle = [version for version in movable if not version.is_active(now_ns)]
     for version, rule in sorted(_unwanted(idle, retention_of, now_ns), key=lambda found: _by_use(found[0])):
@@ -101,6 +100,23 @@ def judge(
         held = version.held - plan.removed.get(version.key, NOTHING)
         if held.covers(Amount(1)):
             yield _stays(version, _why(version, version.key in plan.gone, retention_of, now_ns), held, now_ns)
+
+
+def _held(versions: Sequence[CachedVersion], segments_of: SegmentsOf, retention_of: RetentionOf) -> "Counter[str]":
+    """Bytes that each dataset holds; what its generations share counts once, where it might be too much."""
+    held, current = Counter[str](), set[VersionKey]()
+    for version in versions:
+        held[version.dataset] += version.held.size_bytes
+        if version.is_current:
+            current.add(version.key)
+    for version in versions:
+        if version.is_current or held[version.dataset] <= retention_of(version.dataset).most_bytes:
+            continue
+        for segment in segments_of(version.key):
+            of_dataset = (other for other in segment.others if other[0] == version.dataset)
+            if any(other in current or other > version.key for other in of_dataset):
+                held[version.dataset] -= segment.size_bytes
+    return held
 
 
 def _by_key(version: CachedVersion) -> VersionKey:
@@ -228,15 +244,17 @@ class _Plan:
         if chosen:
             amount = _amount(chosen)
             self._total += amount
+            self.held[version.dataset] -= amount.size_bytes
             self._note_removed(version.key, amount)
             for segment in chosen:
                 for other in segment.others:
                     self._note_removed(other, Amount(segment.size_bytes, segment.inodes))
+                for dataset in {key[0] for key in segment.others} - {version.dataset}:
+                    self.held[dataset] -= segment.size_bytes
             yield Verdict(version.key, rule, amount, tuple(segment.identity for segment in chosen))
 
     def _note_removed(self, key: VersionKey, amount: Amount) -> None:
         self.removed[key] = self.removed.get(key, NOTHING) + amount
-        self.held[key[0]] -= amount.size_bytes
 
 
 def _enough(found: list[CachedSegment], missing: Amount, most_bytes: int | None) -> list[CachedSegment]:

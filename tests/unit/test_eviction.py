@@ -136,6 +136,26 @@ def test_dataset_beyond_its_share_makes_room_by_itself() -> None:
     assert leaving(verdicts) == [("a", "v2", Rule.MAX_SHARE, 20)]
 
 
+def test_what_generations_share_counts_once_in_what_a_dataset_holds() -> None:
+    current = version("a", 30)
+    old = replace(version("a", 30, users=["n1"], is_current=False), key=("a", "v1", "before"))
+    older = replace(old, key=("a", "v1", "early"))
+    keys = {current.key, old.key, older.key}
+
+    def held(key: tuple[str, str, str]) -> list[CachedSegment]:
+        others = tuple(sorted(keys - {key}))
+        shared = [CachedSegment(f"{place:02}", 1, 2, ago(0), is_open=False, others=others) for place in range(25)]
+        return [*shared, *(CachedSegment(f"{key[2]}{place}", 1, 2, ago(0), is_open=False) for place in range(5))]
+
+    segments = Segments({key: held(key) for key in keys})
+    versions = [current, old, older]  # 40 bytes
+    retention = replace(WEEK, most_bytes=40)
+    assert leaving(judged(versions, room(1000, 40), segments=segments, retention=retention)) == []
+    retention = replace(WEEK, most_bytes=38)
+    verdicts = judged(versions, room(1000, 40), segments=segments, retention=retention)
+    assert leaving(verdicts) == [("a", "v1", Rule.MAX_SHARE, 2)]
+
+
 def test_pinned_version_stays_until_its_time_is_over() -> None:
     pinned = version("a", 100, idle_s=30 * DAY_S, newer=1, pinned_until_ns=NOW_NS + 1)
     verdicts = judged([pinned], room(100, 100), need=Amount(100))
