@@ -216,11 +216,14 @@ class SharedAccount:
         """
         if self._counting is None and account.has_lost(self._node()):
             turn = Turn(self._path / "turns" / COUNT)
-            if self._has(turn.try_take):
-                self._counting = turn, self.begin_count()
+            try:
+                if self._has(turn.try_take):
+                    self._counting = turn, self.begin_count()
+            finally:
+                if self._counting is None:
+                    turn.end()  # else nobody could count until this daemon ends
+            if self._counting is not None:
                 move()
-            else:
-                turn.end()
         if self._counting is None or (now := self.look()) is None:
             return False
         turn, epoch = self._counting

@@ -123,6 +123,26 @@ def test_next_run_of_a_node_buries_the_one_before_and_counts(tmp_path: Path) -> 
     assert a.room.used_bytes == counted(tmp_path).size_bytes
 
 
+def test_count_that_could_not_begin_is_in_the_way_of_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    die_with_grant(tmp_path, "a")
+    account = shared(tmp_path, "a")
+
+    def move() -> Account:
+        return account.change(lambda found: found.tell(account.holder, Statement()))
+
+    lost = move()
+    assert lost.has_lost("a")
+    Faults(monkeypatch).fail("account.locked", errno.EIO)
+    with pytest.raises(OSError, match="Input/output error"):
+        account.count_if_lost(lost, move)
+    turn = Turn(tmp_path / "turns" / "count")
+    assert turn.try_take()
+    turn.end()
+    assert account.count_if_lost(lost, move)
+    assert not looked(tmp_path).has_lost("a")
+    account.close()
+
+
 # ---------------------------------------------------------------- missing, damaged
 
 
