@@ -86,14 +86,16 @@ def _events(args: argparse.Namespace) -> str | Parts:
 
 
 def _followed(client: ControlClient, asked: Answer, *, as_json: bool) -> Parts:
-    """What has happened, and what happens, until somebody interrupts it.
+    """What has happened, and what happens, until somebody interrupts it, or nobody reads it any more.
 
     Once it has begun, neither a silent backing directory nor a daemon that is started anew ends it.
     """
     answer = client.call("events", dict(asked))
     trouble = ""
     while True:
-        yield "".join((json.dumps(event) if as_json else event_line(event)) + "\n" for event in answer["events"])
+        lines = (json.dumps(event) if as_json else event_line(event) for event in answer["events"])
+        if not (yield "".join(f"{line}\n" for line in lines)):
+            return 0
         time.sleep(FOLLOW_S)
         try:
             answer = client.call("events", {**asked, "read_until": answer["read_until"]})

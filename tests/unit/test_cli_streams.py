@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.fake_daemon import FakeDaemon
+from tests.unit.fake_daemon import EVENT, FakeDaemon
 
 
 @pytest.mark.parametrize("verb", ["metrics", "ls", "ls --json"])
@@ -22,6 +22,22 @@ def test_reader_of_a_pipe_that_leaves_early_ends_the_command_quietly(daemon: Fak
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait(30) == 0
+
+
+@pytest.mark.parametrize("events", [[EVENT], []], ids=["events", "none"])
+def test_events_are_followed_no_longer_than_somebody_reads_them(daemon: FakeDaemon, events: list[object]) -> None:
+    """Also where nothing happens any more, so that nothing is written."""
+    daemon.answers["events"] = {"events": events, "read_until": {}, "damaged_lines": 0}
+    command = [sys.executable, "-m", "dsfs", "events", "-f", "--socket", str(daemon.path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        try:
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+        assert process.stderr.read() == b""
 
 
 @pytest.mark.parametrize("verb", ["metrics", "status", "status --json"])
