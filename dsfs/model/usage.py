@@ -1,6 +1,7 @@
 """What a node tells the others of itself: its usage file, as a value and as the JSON in it."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 from dsfs.model.document import decode, encode
 
@@ -108,6 +109,24 @@ class Usage:
 def content_of(usage: Usage) -> bytes:
     """The usage file."""
     return encode(usage, FORMAT)
+
+
+def content_within(usage: Usage, most_bytes: int) -> bytes | None:
+    """The usage file with as much of it as that holds, and how much is left out; None if that is too little for any."""
+    return next((content for each in _shorter(usage) if len(content := content_of(each)) <= most_bytes), None)
+
+
+def _shorter(usage: Usage) -> Iterator[Usage]:
+    """First without what costs least: what nobody holds has its last use told elsewhere, and which segments are open
+    matters for the versions that are told only.
+    """
+    yield usage
+    held = tuple(version for version in usage.versions if version.is_held)
+    usage = replace(usage, versions=held, trouble=())
+    yield usage
+    usage = replace(usage, segments=(), segments_left_out=usage.segments_left_out + len(usage.segments))
+    yield usage
+    yield replace(usage, versions=(), versions_left_out=usage.versions_left_out + len(held))
 
 
 def usage_in(content: bytes) -> Usage:

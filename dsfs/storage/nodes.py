@@ -24,7 +24,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from dsfs.model.nodes import Look, ServerClock, Sighting
-from dsfs.model.usage import MOST_BYTES, Usage, content_of, usage_in
+from dsfs.model.usage import MOST_BYTES, Usage, content_of, content_within, usage_in
 from dsfs.storage.faultpoint import reach
 from dsfs.storage.filesystem import (
     GONE,
@@ -110,17 +110,20 @@ class NodesDirectory:
         beat_ns = self._touch()
         usage = replace(usage, beat_ns=beat_ns)
         if self._told is None or self._is_news(usage, self._told):
-            self._write(self.path / self.node / USAGE, content_of(usage))
+            self._write(self.path / self.node / USAGE, usage)
             self._told = usage
 
-    def _write(self, path: Path, content: bytes) -> None:
-        """Where there is no room for another file, over the one before: or nobody would know what is in use here, so
-        that nothing could leave, and there would be no room for ever.
+    def _write(self, path: Path, usage: Usage) -> None:
+        """Where there is no room for another file, over the one before, and no more than that holds: or nobody would
+        know what is in use here, so that nothing could leave, and there would be no room for ever.
         """
         try:
-            replace_direct(path, content)
+            replace_direct(path, content_of(usage))
         except OSError as exc:
             if exc.errno not in NO_ROOM:
+                raise
+            content = content_within(usage, path.stat().st_size)
+            if content is None:
                 raise
             overwrite_direct(path, content)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from dsfs.model.nodes import FORGOTTEN_AFTER_S, LEASE_S, SILENT_AFTER_S, Life, Look, Sighting
-from dsfs.model.usage import Usage
+from dsfs.model.usage import Dependency, Usage
 from dsfs.storage import nodes
 from dsfs.storage.filesystem import file_system_of
 from dsfs.storage.nodes import HEARTBEAT, USAGE, NodesDirectory, nfs_unique_id, node_id
@@ -21,7 +21,7 @@ from tests.engine.backing_sample import Clock
 from tests.engine.faults import Faults
 from tests.rig.aged import set_back
 from tests.rig.smallfs import SmallFilesystem
-from tests.rig.usages import usage_of
+from tests.rig.usages import usage_of, used
 
 HOUR_S = 3600
 MIB = 1024 * 1024
@@ -142,8 +142,39 @@ def test_full_medium_keeps_no_node_from_telling_what_it_has_in_use(tmp_path: Pat
             a.beat(usage_of("a", segments=segments))
             assert told(seen(a.look(), "a")) == usage_of("a", segments=segments)
         assert sorted(os.listdir(small.path / "a")) == [HEARTBEAT, USAGE]
+        a.leave(usage_of("a"))
+
+
+@pytest.mark.needs("mkfs.ext4")
+def test_full_medium_holds_what_matters_most_of_a_usage_that_has_grown(tmp_path: Path) -> None:
+    """First to go is what nobody holds, then which segments are open; what is held only where nothing else helps."""
+    held, idle = usage_of("a"), replace(used(0), version="v" * 200)
+    segments = tuple(f"{number:040x}" for number in range(1000))
+    many = replace(held, versions=held.versions * 50, segments=segments)
+    with SmallFilesystem(tmp_path / "small", "ext4", 8 * MIB) as small:
+        a = NodesDirectory(small.path, "a", file_system_of(small.path))
+        a.beat(held)
+        small.fill_to_the_last_block()
+        for usage, expected in (
+            (replace(held, versions=held.versions + (idle,) * 50), held),
+            (replace(held, segments=segments), replace(held, segments_left_out=1000)),
+            (many, replace(held, versions=(), versions_left_out=50, segments_left_out=1000)),
+        ):
+            a.beat(usage)
+            assert told(seen(a.look(), "a")) == expected
+        assert a.look().uses().unknown == {"a"}
+        a.leave(held)
+
+
+@pytest.mark.needs("mkfs.ext4")
+def test_usage_of_which_nothing_fits_leaves_what_was_told_before(tmp_path: Path) -> None:
+    with SmallFilesystem(tmp_path / "small", "ext4", 8 * MIB) as small:
+        a = NodesDirectory(small.path, "a", file_system_of(small.path))
+        a.beat(usage_of("a"))
+        small.fill_to_the_last_block()
         with pytest.raises(OSError, match="No space left"):
-            a.beat(usage_of("a", segments=tuple(f"{number:040x}" for number in range(1000))))
+            a.beat(replace(usage_of("a"), origins=(Dependency("s3://lake", "ok", "x" * 5000),)))
+        assert told(seen(a.look(), "a")) == usage_of("a")
         a.leave(usage_of("a"))
 
 
