@@ -33,9 +33,10 @@ class EvictVerbs:
 
     def _need(self, args: dict[str, Any]) -> int:
         """UsageError if it is more than there can ever be: that would empty the cache for nothing."""
-        need_bytes, limit_bytes = size_of(args, "need_bytes"), self.evictor.limit_bytes
-        if need_bytes > limit_bytes:
-            raise UsageError(f"{format_size(need_bytes)} are more than backing.limit, {format_size(limit_bytes)}")
+        need_bytes, high_bytes = size_of(args, "need_bytes"), self.evictor.high_bytes
+        if need_bytes > high_bytes:
+            most = format_size(high_bytes)
+            raise UsageError(f"{format_size(need_bytes)} are more than retention.high_watermark, {most}")
         return need_bytes
 
 

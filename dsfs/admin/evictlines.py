@@ -42,9 +42,11 @@ def eviction_summary(answer: Answer, *, is_done: bool) -> Iterator[str]:
     else:
         yield f"{format_size(freed)} would leave: hidden at once, deleted after {grace}."
     if answer["missing_bytes"]:
-        what = "of what is wanted cannot be had: the rest stays" if answer["wanted_bytes"] else "too much stays,"
+        missing, wanted = answer["missing_bytes"], answer["wanted_bytes"]
+        missing = min(missing, wanted or missing)  # what is above the watermark anyway is not wanted
+        what = "of what is wanted cannot be had: the rest stays" if wanted else "too much stays,"
         why = "for the reasons above" if answer["stays"] else "and belongs to no version (catalogs, what nodes tell)"
-        yield f"{format_size(answer['missing_bytes'])} {what} {why}."
+        yield f"{format_size(missing)} {what} {why}."
     if answer["missing_inodes"]:
         yield f"{answer['missing_inodes']:,} inodes are wanted and cannot be had."
 

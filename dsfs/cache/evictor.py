@@ -121,9 +121,9 @@ class Evictor:
         self._become_whole: deque[CachedVersion] = deque()
 
     @property
-    def limit_bytes(self) -> int:
-        """That of the backing directory."""
-        return self._surveyor.limits.limit_bytes
+    def high_bytes(self) -> int:
+        """The high watermark: so much room there can be, and no more."""
+        return self._surveyor.limits.high_bytes
 
     async def serve(self) -> None:
         """Service: a round every ROUND_S, for as long as the daemon runs."""

@@ -44,11 +44,15 @@ async def test_plan_changes_nothing_and_evict_does_what_it_says(tmp_path: Path) 
         assert "evicted" in await kinds_told(engine, 3)
 
 
-async def test_need_beyond_the_limit_is_refused_and_nothing_leaves(tmp_path: Path) -> None:
-    async with evicting(tmp_path, "v1", limit_bytes=2**30) as (engine, found):
+async def test_need_beyond_the_high_watermark_is_refused_and_nothing_leaves(tmp_path: Path) -> None:
+    """Within the limit, too: all would leave, and there would be no room for that yet."""
+    async with evicting(tmp_path, "v1", limit_bytes=1000 * MIB) as (engine, found):
+        age(engine, "v1", days=1)
+        verbs = EvictVerbs(found.evictor).table()
         for verb in ("evict", "evict_plan"):
-            with pytest.raises(UsageError, match=r"5.00 TiB are more than backing.limit, 1.00 GiB"):
-                await EvictVerbs(found.evictor).table()[verb].run({"need_bytes": 5 * 2**40})
+            for need_bytes, named in ((5 * 2**40, "5.00 TiB"), (950 * MIB, "950 MiB")):
+                with pytest.raises(UsageError, match=rf"{named} are more than retention.high_watermark, 900 MiB"):
+                    await verbs[verb].run({"need_bytes": need_bytes})
         assert hidden(engine) == []
 
 

@@ -92,6 +92,12 @@ def test_what_was_done_and_what_cannot_be_had_is_said() -> None:
     ]
 
 
+def test_no_more_is_said_to_be_missing_of_what_is_wanted_than_that() -> None:
+    """Above the high watermark more than that is missing."""
+    lines = page_of(answer_of(wanted_bytes=3 * GIB, missing_bytes=5 * GIB, stays=[staying(Rule.PINNED, GIB)]))
+    assert lines[-1] == "3.00 GiB of what is wanted cannot be had: the rest stays for the reasons above."
+
+
 def test_where_nothing_was_asked_for_there_may_be_too_much_all_the_same() -> None:
     answer = answer_of(used_bytes=250 * GIB, missing_bytes=160 * GIB)
     lines = page_of(answer)
