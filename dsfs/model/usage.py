@@ -111,9 +111,9 @@ def content_of(usage: Usage) -> bytes:
     return encode(usage, FORMAT)
 
 
-def content_within(usage: Usage, most_bytes: int) -> bytes | None:
-    """The usage file with as much of it as that holds, and how much is left out; None if that is too little for any."""
-    return next((content for each in _shorter(usage) if len(content := content_of(each)) <= most_bytes), None)
+def told_within(usage: Usage, most_bytes: int) -> Usage | None:
+    """As much of it as a usage file of so many bytes holds, and how much is left out; None if that is too little."""
+    return next((shorter for shorter in _shorter(usage) if len(content_of(shorter)) <= most_bytes), None)
 
 
 def _shorter(usage: Usage) -> Iterator[Usage]:

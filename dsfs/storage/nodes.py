@@ -24,7 +24,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from dsfs.model.nodes import Look, ServerClock, Sighting
-from dsfs.model.usage import MOST_BYTES, Usage, content_of, content_within, usage_in
+from dsfs.model.usage import MOST_BYTES, Usage, content_of, told_within, usage_in
 from dsfs.storage.faultpoint import reach
 from dsfs.storage.filesystem import (
     GONE,
@@ -110,22 +110,25 @@ class NodesDirectory:
         beat_ns = self._touch()
         usage = replace(usage, beat_ns=beat_ns)
         if self._told is None or self._is_news(usage, self._told):
-            self._write(self.path / self.node / USAGE, usage)
-            self._told = usage
+            self._told = self._write(self.path / self.node / USAGE, usage)
 
-    def _write(self, path: Path, usage: Usage) -> None:
-        """Where there is no room for another file, over the one before, and no more than that holds: or nobody would
-        know what is in use here, so that nothing could leave, and there would be no room for ever.
+    def _write(self, path: Path, usage: Usage) -> Usage:
+        """What of it was told: all, but where there is no room for another file.
+
+        Then over the one before, and no more than that holds: or nobody would know what is in use here, so that nothing
+        could leave, and there would be no room for ever.
         """
         try:
             replace_direct(path, content_of(usage))
         except OSError as exc:
             if exc.errno not in NO_ROOM:
                 raise
-            content = content_within(usage, path.stat().st_size)
-            if content is None:
+            shorter = told_within(usage, path.stat().st_size)
+            if shorter is None:
                 raise
-            overwrite_direct(path, content)
+            overwrite_direct(path, content_of(shorter))
+            return shorter
+        return usage
 
     def _is_news(self, usage: Usage, told: Usage) -> bool:
         return usage != replace(told, beat_ns=usage.beat_ns) or abs(usage.beat_ns - told.beat_ns) > RETELL_S * 1e9

@@ -20,7 +20,7 @@ from dsfs.storage.nodes import HEARTBEAT, USAGE, NodesDirectory, nfs_unique_id, 
 from tests.engine.backing_sample import Clock
 from tests.engine.faults import Faults
 from tests.rig.aged import set_back
-from tests.rig.smallfs import SmallFilesystem
+from tests.rig.smallfs import BALLAST, SmallFilesystem
 from tests.rig.usages import usage_of, used
 
 HOUR_S = 3600
@@ -147,7 +147,10 @@ def test_full_medium_keeps_no_node_from_telling_what_it_has_in_use(tmp_path: Pat
 
 @pytest.mark.needs("mkfs.ext4")
 def test_full_medium_holds_what_matters_most_of_a_usage_that_has_grown(tmp_path: Path) -> None:
-    """First to go is what nobody holds, then which segments are open; what is held only where nothing else helps."""
+    """First to go is what nobody holds, then which segments are open; what is held only where nothing else helps.
+
+    All of it is told once there is room.
+    """
     held, idle = usage_of("a"), replace(used(0), version="v" * 200)
     segments = tuple(f"{number:040x}" for number in range(1000))
     many = replace(held, versions=held.versions * 50, segments=segments)
@@ -163,6 +166,9 @@ def test_full_medium_holds_what_matters_most_of_a_usage_that_has_grown(tmp_path:
             a.beat(usage)
             assert told(seen(a.look(), "a")) == expected
         assert a.look().uses().unknown == {"a"}
+        (small.path / BALLAST).unlink()
+        a.beat(many)
+        assert told(seen(a.look(), "a")) == many
         a.leave(held)
 
 
