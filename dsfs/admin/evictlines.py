@@ -15,6 +15,8 @@ def eviction_lines(answer: Answer) -> Iterator[str]:
     leaving = f", {format_size(answer['leaving_bytes'])} of that leaving" if answer["leaving_bytes"] else ""
     part = format_pct(used, limit) if used <= limit else "above the limit"
     yield f"used        {format_size(used)} of {format_size(limit)} ({part}){leaving}"
+    if answer["granted_bytes"]:
+        yield f"granted     {format_size(answer['granted_bytes'])} to nodes that fill, which counts as used"
     yield f"watermarks  {format_size(answer['high_bytes'])} and {format_size(answer['low_bytes'])}"
     if answer["wanted_bytes"]:
         yield f"wanted      {format_size(answer['wanted_bytes'])} more"
@@ -40,7 +42,7 @@ def eviction_summary(answer: Answer, *, is_done: bool) -> Iterator[str]:
     elif is_done:
         yield f"{format_size(freed)} are hidden, and will be deleted once {grace} are over and nobody has them open."
     else:
-        yield f"{format_size(freed)} would leave: hidden at once, deleted after {grace}."
+        yield f"{format_size(freed)} would leave: hidden at once, deleted after {grace} at the earliest."
     if answer["missing_bytes"]:
         missing, wanted = answer["missing_bytes"], answer["wanted_bytes"]
         missing = min(missing, wanted or missing)  # what is above the watermark anyway is not wanted

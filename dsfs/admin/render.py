@@ -249,7 +249,8 @@ def _version_row(version: Answer) -> tuple[str, ...]:
     generation = (version.get("generation") or "")[:12]
     ago_s = version.get("last_used_ago_s")
     used = "" if ago_s is None else f"{format_duration(max(1, round(ago_s)))} ago"
-    return (name, *_amounts(version), version.get("state") or "", used, generation)
+    amounts = _amounts(version if generation else {"files": version.get("files")})  # how much it is was not listed yet
+    return (name, *amounts, version.get("state") or "", used, generation)
 
 
 def _host(node: Answer) -> str:

@@ -173,7 +173,7 @@ class RetentionConfig:
         setting.SHARE, "Above it, what is used least leaves; of backing.limit or as a size.", "90%"
     )
     low_watermark: Share = _key(
-        setting.SHARE, "Down to it; of backing.limit or as a size.", "80%"
+        setting.SHARE, "Down to it, which is less; of backing.limit or as a size.", "80%"
     )
     keep_newest: int = _key(KEEP_NEWEST, "So many of the newest versions of a dataset never become stale.", 1)
     max_share: Share = _key(
@@ -181,7 +181,7 @@ class RetentionConfig:
     )
     grace_s: float = _key(
         setting.duration(at_least="0s", at_most="1d"),
-        "What leaves is hidden first, and deleted after so long.",
+        "What leaves is hidden first, and deleted after so long; in any case a minute or two pass.",
         "10m",
     )
 

@@ -87,7 +87,7 @@ def size(*, at_least: str) -> Kind[int]:
             raise ValueError(f"expected at least {at_least}")
         return size_bytes
 
-    return from_text(quantity.EXPECTED_SIZE, parse, quantity.exact_size, "size")
+    return from_text(quantity.EXPECTED_SIZE, parse, quantity.exact_size, f"size, at least {at_least}")
 
 
 def duration(*, at_least: str, at_most: str) -> Kind[float]:
@@ -100,7 +100,7 @@ def duration(*, at_least: str, at_most: str) -> Kind[float]:
             raise ValueError(f"expected {at_least} to {at_most}")
         return duration_s
 
-    return from_text(quantity.EXPECTED_DURATION, parse, quantity.exact_duration, "duration")
+    return from_text(quantity.EXPECTED_DURATION, parse, quantity.exact_duration, f"duration, {at_least} to {at_most}")
 
 
 SHARE = from_text(quantity.EXPECTED_SHARE, quantity.parse_share, unit="share")
@@ -115,7 +115,7 @@ def count(*, at_least: int, at_most: int) -> Kind[int]:
             raise ValueError(f"expected {expected}")
         return raw
 
-    return Kind(expected, "number", parse, str)
+    return Kind(expected, f"number, {at_least} to {at_most}", parse, str)
 
 
 def _parse_flag(raw: object) -> bool:

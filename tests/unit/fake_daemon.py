@@ -56,8 +56,8 @@ EVENT = V1 | {
 
 
 EVICTION = {
-    "limit_bytes": 100, "high_bytes": 90, "low_bytes": 80, "used_bytes": 50, "leaving_bytes": 0, "wanted_bytes": 0,
-    "missing_bytes": 0, "missing_inodes": 0, "grace_s": 600.0, "leaves": [], "stays": [],
+    "limit_bytes": 100, "high_bytes": 90, "low_bytes": 80, "used_bytes": 50, "granted_bytes": 0, "leaving_bytes": 0,
+    "wanted_bytes": 0, "missing_bytes": 0, "missing_inodes": 0, "grace_s": 600.0, "leaves": [], "stays": [],
 }  # fmt: skip
 
 

@@ -30,8 +30,8 @@ def staying(rule: Rule, size_bytes: int, version: str = "v1", **more: Any) -> di
 def answer_of(**more: Any) -> dict[str, Any]:
     return {
         "limit_bytes": 100 * GIB, "high_bytes": 90 * GIB, "low_bytes": 80 * GIB, "used_bytes": 95 * GIB,
-        "leaving_bytes": 0, "wanted_bytes": 0, "missing_bytes": 0, "missing_inodes": 0, "grace_s": 600.0,
-        "leaves": [], "stays": [], **more,
+        "granted_bytes": 0, "leaving_bytes": 0, "wanted_bytes": 0, "missing_bytes": 0, "missing_inodes": 0,
+        "grace_s": 600.0, "leaves": [], "stays": [], **more,
     }  # fmt: skip
 
 
@@ -56,7 +56,7 @@ def test_what_would_leave_comes_first_in_its_order() -> None:
     assert lines[5].split() == ["1", "speech/v1", "3.00", "GiB", "1,200", "9d", "ago", "stale"]
     assert "speech/v2 (generation 0123456789ab)" in lines[6]
     assert lines[-3].split() == ["speech/v3", "9.00", "GiB", "9d", "ago", "pinned"]
-    assert lines[-1] == "4.00 GiB would leave: hidden at once, deleted after 10m."
+    assert lines[-1] == "4.00 GiB would leave: hidden at once, deleted after 10m at the earliest."
 
 
 @pytest.mark.parametrize(
@@ -96,6 +96,14 @@ def test_no_more_is_said_to_be_missing_of_what_is_wanted_than_that() -> None:
     """Above the high watermark more than that is missing."""
     lines = page_of(answer_of(wanted_bytes=3 * GIB, missing_bytes=5 * GIB, stays=[staying(Rule.PINNED, GIB)]))
     assert lines[-1] == "3.00 GiB of what is wanted cannot be had: the rest stays for the reasons above."
+
+
+def test_what_nodes_were_granted_is_told_beside_what_is_used() -> None:
+    lines = page_of(answer_of(used_bytes=50 * GIB, granted_bytes=GIB))
+    assert lines[:2] == [
+        "used        50.0 GiB of 100 GiB (50.0 %)",
+        "granted     1.00 GiB to nodes that fill, which counts as used",
+    ]
 
 
 def test_where_nothing_was_asked_for_there_may_be_too_much_all_the_same() -> None:

@@ -64,7 +64,10 @@ STATUS: dict[str, Any] = {
             "left_out": 2,
             "left_out_examples": [["a//b", "empty component"], [EVIL, "why not"]],
         },
-        {"dataset": "speech", "version": "v2", "files": None, "bytes": None, "state": "unlisted"},
+        {
+            "dataset": "speech", "version": "v2", "files": None, "bytes": 0, "resident_bytes": 0, "generation": None,
+            "state": "unlisted",
+        },
     ],
 }
 WHY: dict[str, Any] = {
