@@ -272,7 +272,7 @@ def _reading(version: Answer) -> str:
 def _share(share: Answer) -> str:
     """How much of the backing directory a version in use may hold, and what that means now."""
     text = f"holds {format_size(share['held_bytes'])} of the {format_size(share['allotted_bytes'])} that it may"
-    return f"{text}; what else is read of it is not kept" if share["is_full"] else text
+    return f"{text}; what else is read of it here is not kept for now" if share["is_full"] else text
 
 
 def _pin_row(pin: Answer) -> tuple[str, ...]:

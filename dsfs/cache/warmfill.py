@@ -32,7 +32,7 @@ from dsfs.storage.room import Room
 
 log = logging.getLogger(__name__)
 
-SHARE_IS_FULL = "the version holds its share of the backing directory"
+SHARE_IS_FULL = "the version holds its share of the backing directory, or this node has filled its part of that"
 PIECES_PER_CONNECTION = 2  # under way, when a warm is to wait; readahead of packs goes on to more
 
 

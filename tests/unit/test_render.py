@@ -229,7 +229,7 @@ def test_nodes_tell_what_is_read_or_warmed_and_not_what_was_a_moment_ago() -> No
 
 def test_status_tells_of_a_version_that_holds_its_share() -> None:
     share = {"allotted_bytes": 2**34, "held_bytes": 2**34, "is_full": True}
-    line = "speech/v1: holds 16.0 GiB of the 16.0 GiB that it may; what else is read of it is not kept"
+    line = "speech/v1: holds 16.0 GiB of the 16.0 GiB that it may; what else is read of it here is not kept for now"
     for told, is_shown in ((share, True), (share | {"is_full": False}, False)):
         versions = [STATUS["versions"][0] | {"share": told}]
         assert (line in Page(NOW_S).status(STATUS | {"versions": versions}).splitlines()) is is_shown
