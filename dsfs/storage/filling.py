@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dsfs.model.blocks import BlockTable
@@ -70,23 +70,33 @@ def place_map(path: Path, blocks: BlockTable, block_map: BlockMap) -> bool:
     return place_file(beside(path, ".map"), header + block_map.encode(0, len(block_map)))
 
 
+@dataclass(slots=True)
+class Made:
+    """What this node has made of a segment beside its blocks, less what it removed, since somebody asked.
+
+    Noted at once, and not when all has gone well: what is there takes room whatever becomes of the rest.
+    """
+
+    _amount: Amount = NOTHING
+
+    def note(self, amount: Amount) -> None:
+        self._amount += amount
+
+    def take(self) -> Amount:
+        """What was noted, and is not to be told again."""
+        amount, self._amount = self._amount, NOTHING
+        return amount
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a segment lies (the path of its sealed file), its blocks, its lock."""
+    """Where a segment lies (the path of its sealed file), its blocks, its lock, and what was made there."""
 
     path: Path
     blocks: BlockTable
     fs: FileSystem
     lock: threading.RLock
-
-
-def _made_folder(folder: Path) -> Amount:
-    """Make the folder if it is missing; returns what it takes then."""
-    try:
-        folder.mkdir()
-    except FileExistsError:
-        return NOTHING
-    return room_now(folder)
+    made: Made = field(default_factory=Made)
 
 
 class NoRecordsError(DamagedMapError):
@@ -118,10 +128,9 @@ class Filling(OpenFiles):
     `changes`: how often somebody else changed the data; `fills`: how often each block was recorded, modulo 256.
     `is_doubtful`: a block proved bad, or what was sealed was changed: as a change in the time of an own write does not
     show in the stamp, all is checked once more before the seal.
-    `made`: what was made for it here, beside its blocks.
     """
 
-    def __init__(self, place: Place, data: DirectFile, block_map: BlockMap, made: Amount = NOTHING) -> None:
+    def __init__(self, place: Place, data: DirectFile, block_map: BlockMap) -> None:
         """Open the map's file; `data` is closed if that fails, with FileNotFoundError if one of them is gone."""
         super().__init__(place.lock)
         try:
@@ -140,7 +149,6 @@ class Filling(OpenFiles):
         self._fs = place.fs
         self.data = data
         self.map = block_map
-        self.made = made
         self.writers = 0
         self.changes = 0
         self.is_doubtful = False
@@ -155,13 +163,19 @@ class Filling(OpenFiles):
         vouches for it.
         """
         reach("segment.create")
-        made = _made_folder(place.path.parent)
+        with suppress(FileExistsError):
+            place.path.parent.mkdir()
+            place.made.note(room_now(place.path.parent))
+        ours = overhead(place.blocks)
+        place.made.note(ours)
         data = DirectFile(beside(place.path, ".part"), size=place.blocks.size)
         try:
-            if place_map(place.path, place.blocks, BlockMap(len(place.blocks))):
-                made += overhead(place.blocks)
-            if is_there(place.path):
-                remove_old_names(place.path, data.fd, place.fs)
+            is_new = place_map(place.path, place.blocks, BlockMap(len(place.blocks)))
+            is_sealed = is_there(place.path)
+            are_gone = is_sealed and remove_old_names(place.path, data.fd, place.fs)
+            if are_gone or not is_new:
+                place.made.note(NOTHING - ours)
+            if is_sealed:
                 raise BlockLostError(f"segment {place.path.name} was sealed by another node meanwhile")
             _, block_map = read_records(place, ".map")
         except DamagedMapError as exc:
@@ -171,7 +185,7 @@ class Filling(OpenFiles):
             os.close(data.fd)
             raise
         with unless_removed(place.path.name):
-            return cls(place, data, block_map, made)
+            return cls(place, data, block_map)
 
     @classmethod
     def open(cls, place: Place) -> "Filling":
@@ -187,11 +201,12 @@ class Filling(OpenFiles):
         """
         try:
             is_new = place_map(place.path, place.blocks, block_map)
+            place.made.note(overhead(place.blocks))  # of which the seal takes off what it does not need
             reach("segment.unseal")
             os.rename(place.path, beside(place.path, ".part"))
             reach("segment.unsealed")
             remove(beside(place.path, ".sum"))
-            filling = cls(place, DirectFile(beside(place.path, ".part")), block_map, overhead(place.blocks))
+            filling = cls(place, DirectFile(beside(place.path, ".part")), block_map)
             filling.is_doubtful = True
             try:
                 if not is_new:  # but one that somebody left, or is about to fill: it is to say the same

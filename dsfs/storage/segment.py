@@ -26,7 +26,7 @@ from crc32c import crc32c
 
 from dsfs.model.blocks import RUN, BlockTable, extent
 from dsfs.model.errors import BlockLostError
-from dsfs.model.retention import NOTHING, Amount
+from dsfs.model.retention import Amount
 from dsfs.storage.faultpoint import reach
 from dsfs.storage.filesystem import FileSystem, is_there
 from dsfs.storage.filling import Filling, Place, unless_removed, write_sum
@@ -59,7 +59,6 @@ class SegmentFile:
         self.presence = Presence(blocks)
         self.learned_blocks = 0
         self.state = State.CLOSED
-        self._made = NOTHING
         self._lock = threading.RLock()
         self._place = Place(path, blocks, fs, self._lock)
         self._filling: Filling | None = None
@@ -113,7 +112,6 @@ class SegmentFile:
 
     def _start(self, filling: Filling) -> None:
         self._filling = filling
-        self._made += filling.made
         self.presence.become(filling.map.presence(UNCHECKED))
         self.state = State.FILLING
         self._forget_cut_off(filling)
@@ -192,8 +190,7 @@ class SegmentFile:
     def take_made(self) -> Amount:
         """What this node has made of the segment beside its blocks, less what it removed, since this was asked last."""
         with self._lock:
-            made, self._made = self._made, NOTHING
-        return made
+            return self._place.made.take()
 
     def _begin_again(self) -> None:
         """The open files are not those of the segment any more: another node sealed them, or somebody removed them."""
@@ -261,10 +258,10 @@ class SegmentFile:
             self._begin_again()
             return
         reach("segment.linked")
-        remove_old_names(self.path, filling.data.fd, self._place.fs)
+        are_gone = remove_old_names(self.path, filling.data.fd, self._place.fs)
         self._retire()
-        if is_ours:
-            self._made += correction(self.path, self.blocks)
+        if is_ours and are_gone:
+            self._place.made.note(correction(self.path, self.blocks))
         self._look()  # what is trusted now is what the next open would trust
 
     def _check_unchecked(self, filling: Filling) -> None:

@@ -27,13 +27,16 @@ def beside(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
 
 
-def remove_waste(path: Path, *suffixes: str) -> None:
-    """Remove files of the segment that are of no use any more; what stays is waste."""
+def remove_waste(path: Path, *suffixes: str) -> bool:
+    """Remove files of the segment that are of no use any more; whether all are gone.  What stays is waste."""
+    are_gone = True
     for suffix in suffixes:
         try:
             remove(beside(path, suffix))
         except OSError as exc:
             log.info("segment %s%s cannot be removed: %s", path.name, suffix, exc)
+            are_gone = False
+    return are_gone
 
 
 def is_sealed(path: Path) -> bool:
@@ -41,8 +44,9 @@ def is_sealed(path: Path) -> bool:
     return is_there(path) and is_there(beside(path, ".sum"))
 
 
-def remove_old_names(path: Path, fd: int, fs: FileSystem) -> None:
-    """Remove the names that the file `fd` had before its seal, or has yet though another one was sealed first.
+def remove_old_names(path: Path, fd: int, fs: FileSystem) -> bool:
+    """Remove the names that the file `fd` had before its seal, or has yet though another one was sealed first; whether
+    they are gone.
 
     Only if `.part` is that file and the segment is sealed: else they may be those of a filling that goes on, since
     somebody wrote late, and who opened it has unsealed it.  Between the look and the removal that may happen yet, in
@@ -51,10 +55,12 @@ def remove_old_names(path: Path, fd: int, fs: FileSystem) -> None:
     try:
         refresh_names(path.parent, fs)
         if is_sealed(path) and os.path.samestat(os.stat(beside(path, ".part")), os.fstat(fd)):
-            remove_waste(path, ".map", ".part")
+            return remove_waste(path, ".map", ".part")
     except OSError as exc:
-        if exc.errno not in GONE:
-            log.info("segment %s: what is left of its filling cannot be removed: %s", path.name, exc)
+        if exc.errno in GONE:
+            return True  # another node has: of the two .part is the last to go
+        log.info("segment %s: what is left of its filling cannot be removed: %s", path.name, exc)
+    return False
 
 
 def remove_all(path: Path, fs: FileSystem) -> Amount:

@@ -12,6 +12,7 @@ from crc32c import crc32c
 
 from dsfs.model.blocks import BLOCK, BlockTable, PackBlocks, UniformBlocks, extent, pages
 from dsfs.model.errors import BlockLostError
+from dsfs.model.retention import NOTHING
 from dsfs.storage.filesystem import FileSystem, file_system_of
 from dsfs.storage.segment import SegmentFile, State
 
@@ -35,7 +36,7 @@ def medium(name: str, tmp_path: Path) -> Iterator[Path]:
 
 
 class Sample:
-    """What the segment holds once it is complete; `files` are closed by `close`."""
+    """What the segment holds once it is complete; `files` are closed by `close`, `made` is what those have told."""
 
     def __init__(self, folder: Path, blocks: BlockTable, fs: FileSystem | None = None) -> None:
         self.path = folder / IDENTITY[:2] / IDENTITY
@@ -48,6 +49,7 @@ class Sample:
             content[end : pages(end)] = bytes(len(content[end : pages(end)]))
         self.content = bytes(content)
         self._files: list[SegmentFile] = []
+        self.made = NOTHING
 
     def closed_file(self) -> SegmentFile:
         """The segment as a new process, or another node, knows it, before it is opened."""
@@ -65,7 +67,9 @@ class Sample:
     def close(self) -> None:
         """Close all files without any more I/O, as the end of the process does."""
         while self._files:
-            self._files.pop().close()
+            file = self._files.pop()
+            file.close()
+            self.made += file.take_made()
 
     def bytes_of(self, block: int) -> bytes:
         start = self.blocks.offset(block)

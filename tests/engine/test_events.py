@@ -59,8 +59,8 @@ async def test_event_is_written_with_node_and_the_server_s_time(tmp_path: Path) 
         )  # fmt: skip
         assert abs(event.at_ns - time.time_ns()) < 60 * S  # the server is this machine
         told.tell(Kind.STARTED, why="x" * 10_000)
-        await until(lambda: len(written(told)) == 2)
-        assert told._metrics.events_written.value() == 2
+        await until(lambda: told._metrics.events_written.value() == 2)
+        assert len(written(told)) == 2
 
 
 async def test_event_that_waited_has_the_time_at_which_it_was_told(

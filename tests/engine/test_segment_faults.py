@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from dsfs.model.blocks import pages
 from dsfs.model.errors import BlockLostError
+from dsfs.model.retention import Amount
 from dsfs.storage import faultpoint
 from dsfs.storage.filesystem import FileSystem
 from dsfs.storage.segment import SegmentFile, State
 from dsfs.storage.segmentnames import remove_all
+from dsfs.storage.taken import room_below
 from tests.engine.segment_sample import TABLES, Sample, flip, medium, touch
 from tests.engine.stopping import DiedError, stopping_at
 
@@ -177,6 +180,25 @@ def test_process_goes_on_after_an_error_at_any_step(folder: Path, scenario: str,
         sample.close()
         sample.complete(sample.file())
         sample.close()
+        if not stop.was_reached:
+            break
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.ESTALE])
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_no_more_is_made_than_is_told_whatever_step_fails(folder: Path, scenario: str, number: int) -> None:
+    """Beside the data, which is told by who fills it, and what was half made and could not be removed, as tidy does."""
+    prepare, act = SCENARIOS[scenario]
+    for step in count(1):
+        sample = prepared(folder, step, prepare)
+        with stopping_at(step, OSError(number, "refused by the test")) as stop:
+            act(sample, opened(sample))
+        sample.close()
+        for path in sample.path.parent.glob("*.new-*"):
+            path.unlink()
+        beside_it = Amount(pages(sample.blocks.size), 1)  # and the folder of the sample
+        there = room_below(sample.path.parent.parent)
+        assert (sample.made + beside_it).covers(there), (step, there, sample.made)
         if not stop.was_reached:
             break
 
