@@ -87,6 +87,7 @@ class Room:
         self._is_full = False
         self._pause = Pause()
         self._statvfs: Statvfs | None = None
+        self._written = NOTHING  # ever, by this node
 
     # ---------------------------------------------------------------- before and after a write
 
@@ -172,6 +173,7 @@ class Room:
         with self._lock:
             self._purse.settle(reserved, less(written, NOTHING))
             self._purse.freed += less(NOTHING, written)
+            self._written += less(written, NOTHING)
             if self._statvfs is not None:
                 self._statvfs = replace(self._statvfs, free=self._statvfs.free - written)
 
@@ -381,15 +383,12 @@ class Room:
 
     def _measured(self) -> Statvfs:
         # Not under the lock: a sick server may take long, and the trio thread looks into the books.
-        now_s = self._clock()
+        now_s, before = self._clock(), self._written
         reach("backing.statvfs")
         self._backing.check_mark()
         found = self._backing.statvfs()
-        measured = Statvfs(
-            now_s,
-            Amount(found.f_blocks * found.f_frsize, found.f_files),
-            Amount(found.f_bavail * found.f_frsize, found.f_favail if found.f_files else UNBOUNDED),
-        )
-        with self._lock:
-            self._statvfs = measured
-        return measured
+        total = Amount(found.f_blocks * found.f_frsize, found.f_files)
+        free = Amount(found.f_bavail * found.f_frsize, found.f_favail if found.f_files else UNBOUNDED)
+        with self._lock:  # what other threads have written meanwhile may be in there, or not
+            self._statvfs = Statvfs(now_s, total, free - (self._written - before))
+            return self._statvfs

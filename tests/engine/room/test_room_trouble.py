@@ -47,6 +47,26 @@ def test_file_system_that_cannot_be_asked_pauses_the_fills(backing: BackingDirec
     room.reserve(ONE)
 
 
+def test_what_is_written_while_the_file_system_is_asked_is_no_longer_free(
+    backing: BackingDirectory, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that is slow to take up the answer may find that another one has written and settled meanwhile."""
+    room, written = room_of(backing, clock=clock), Amount(BLOCK, 1)
+    answer = backing.statvfs()
+    monkeypatch.setattr(BackingDirectory, "statvfs", lambda _: answer)
+    room.reserve(written)
+    before = room.there().free
+
+    def answer_late(_: BackingDirectory) -> os.statvfs_result:
+        room.settle(written, written)
+        return answer
+
+    monkeypatch.setattr(BackingDirectory, "statvfs", answer_late)
+    assert room.there().free == before - written
+    monkeypatch.setattr(BackingDirectory, "statvfs", lambda _: answer)
+    assert room.there().free == before
+
+
 def test_folders_that_somebody_removed_are_made_again(tmp_path: Path, backing: BackingDirectory, clock: Clock) -> None:
     room = room_of(backing, clock=clock)
     sample, file = segment_of(backing)
