@@ -230,12 +230,15 @@ class Purse:
         """Whether it is time to take the next grant, before somebody has to wait for it."""
         return not self.available.covers(Amount(self.step.size_bytes // 4, self.step.inodes // 4))
 
-    def reserve(self, wanted: Amount) -> bool:
-        """Take it out of the grant for what is about to be written; False if there is not so much."""
-        if not (self.unspent - self.reserved).covers(wanted):
-            return False
-        self.reserved += wanted
-        return True
+    def reserve(self, wanted: Amount, *, is_kept: bool = True) -> bool:
+        """Take it out of the grant for what is about to be written; False if there is not so much.
+
+        Unless `is_kept` it is only asked for.
+        """
+        has_it = (self.unspent - self.reserved).covers(wanted)
+        if has_it and is_kept:
+            self.reserved += wanted
+        return has_it
 
     def settle(self, reserved: Amount, written: Amount) -> None:
         """What was reserved is written, so far as it is; the rest goes back to the grant."""

@@ -93,6 +93,16 @@ class Room:
 
     def reserve(self, wanted: Amount) -> None:
         """Take so much out of limit and floor before it is written; NoRoomError, with the reason, if there is not."""
+        self._reserve(wanted, is_kept=True)
+
+    def check(self, wanted: Amount) -> None:
+        """NoRoomError if `reserve` would refuse.  Waits for the file system, as that does.
+
+        Nothing is held for a moment: a fill that comes just then would be refused for no reason.
+        """
+        self._reserve(wanted, is_kept=False)
+
+    def _reserve(self, wanted: Amount, *, is_kept: bool) -> None:
         with self._lock:
             if not self._pause.is_over(self._clock()):
                 raise NoRoomError(self._pause.reason)
@@ -101,12 +111,12 @@ class Room:
             measured = self._space()
             if is_doubtful:
                 self._backing.make_folders()  # what failed may be that somebody removed them
-            if self._has_taken(wanted, measured):
+            if self._has_taken(wanted, measured, is_kept=is_kept):
                 self._take_ahead()
                 return
             with self._turn:
-                if not self._has_taken(wanted, measured):  # another thread has been there
-                    self._take(wanted)
+                if not self._has_taken(wanted, measured, is_kept=is_kept):  # another thread has been there
+                    self._take(wanted, is_kept=is_kept)
         except OSError as exc:
             self.failed(exc)
             raise NoRoomError(f"backing directory not usable: {exc.strerror}", "error") from exc
@@ -120,14 +130,14 @@ class Room:
             finally:
                 self._turn.release()
 
-    def _has_taken(self, wanted: Amount, measured: Statvfs) -> bool:
+    def _has_taken(self, wanted: Amount, measured: Statvfs, *, is_kept: bool) -> bool:
         """Whether the grant has it; NoRoomError if the file system has not, or did not a moment ago."""
         with self._lock:
             self._reserved_s = now_s = self._clock()
             there = self._there(self._statvfs or measured)
             if not (there.free - self._purse.reserved - wanted).covers(there.floor):
                 raise self._no_room(wanted, Refusal.FLOOR)
-            if now_s - self._told_s <= VALID_S and self._purse.reserve(wanted):
+            if now_s - self._told_s <= VALID_S and self._purse.reserve(wanted, is_kept=is_kept):
                 return True
             if self._is_busy():
                 raise NoRoomError(self._busy)
@@ -139,7 +149,7 @@ class Room:
         """Whether another node did not leave the account a moment ago."""
         return bool(self._busy) and self._clock() < self._busy_until_s
 
-    def _take(self, wanted: Amount, most_bytes: int | None = None) -> None:
+    def _take(self, wanted: Amount, most_bytes: int | None = None, *, is_kept: bool = True) -> None:
         """The next grant, and what is wanted out of it; `most_bytes`: see `_exchange`."""
         while True:
             account, refusal = self._exchange(wanted, most_bytes)
@@ -150,7 +160,7 @@ class Room:
                     if is_over:
                         self._believed_s = min(self._believed_s * 2, MOST_FULL_BELIEVED_S)
                     raise error
-                if self._purse.reserve(wanted):  # else another thread has spent what was left
+                if self._purse.reserve(wanted, is_kept=is_kept):  # else another thread has spent what was left
                     if self._refused is not None and wanted.covers(self._refused):
                         self._refused, self._believed_s = None, FULL_BELIEVED_S
                     return
@@ -187,11 +197,6 @@ class Room:
             self._believed_s = FULL_BELIEVED_S
             if self._is_full:
                 self._pause.until_s = 0.0  # there is room again: try at once
-
-    def check(self, wanted: Amount) -> None:
-        """NoRoomError if `reserve` would refuse.  Waits for the file system, as that does."""
-        self.reserve(wanted)
-        self.settle(wanted)
 
     @contextmanager
     def taking(self, wanted: Amount) -> Iterator[None]:

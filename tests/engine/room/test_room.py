@@ -2,6 +2,7 @@
 
 import errno
 import os
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -60,6 +61,33 @@ def test_what_several_nodes_take_of_the_rest_at_once_is_never_more_than_that(tmp
         with b.taking(Amount(limit // SMALL_PART // 8)):
             assert account_of(a).total.size_bytes <= limit
     assert account_of(a).total.size_bytes <= limit
+
+
+def test_what_is_only_asked_for_is_in_the_way_of_nobody(backing: BackingDirectory) -> None:
+    """Who asks for more is refused while this one has its part; this one never is."""
+    room, part = room_of(backing), Amount(30 * MIB)
+    room.limit_bytes = 64 * MIB
+    room.check(part)
+    is_over, interval = threading.Event(), sys.getswitchinterval()
+
+    def ask() -> None:
+        while not is_over.is_set():
+            with suppress(NoRoomError):
+                room.check(Amount(40 * MIB))
+
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(1) as others:
+            asking = others.submit(ask)
+            try:
+                for _ in range(2_000):
+                    room.reserve(part)
+                    room.settle(part)
+            finally:
+                is_over.set()
+            asking.result(WAIT_S)
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def test_reservations_are_held_against_the_limit(backing: BackingDirectory, clock: Clock) -> None:
