@@ -16,7 +16,8 @@ normally takes from a claim to the end of its fill, and in any case after `most_
 without a claim, at once from there on, until there is news from the others.
 
 Claims save work, and no byte rests on them: where they cannot be had (no locks, no room to fill, a backing directory
-that is silent) everything goes on without.
+that is silent) everything goes on without.  What was fetched so is asked for once more before it is filled: else two
+nodes could write the same, and one of them after the other's seal, which would have to be checked again.
 
 Concurrency: the trio thread; an answer that comes after it was given up releases its claim.
 """
@@ -35,12 +36,13 @@ from dsfs.cache.health import BackingHealth
 from dsfs.cache.pool import Bridge, Pool, Priority, Ticket
 from dsfs.cache.runs import ActiveSegment, Run
 from dsfs.metrics import Metrics
-from dsfs.model.blocks import pages
+from dsfs.model.blocks import extent, pages
 from dsfs.model.errors import BlockLostError, NoRoomError
 from dsfs.model.retention import Amount
 from dsfs.storage.claim import Answer, Claim, claim, release, see
 from dsfs.storage.rangelock import CANNOT_LOCK
 from dsfs.storage.room import Room
+from dsfs.storage.segment import SegmentFile
 
 log = logging.getLogger(__name__)
 
@@ -142,23 +144,34 @@ class Claims:
 
     def _answer(self, run: Run) -> Claim | OSError | None:
         try:
-            for _ in range(ATTEMPTS):
-                with suppress(BlockLostError):  # sealed or dropped at this moment
-                    return self._claimed_or_seen(run)
+            return self._claimed_or_seen(run.segment.file, run.first, run.end, can_lock=self.can_lock)
         except OSError as exc:
             return exc
         except Exception:
             log.exception("unexpected error while asking for segment %s", run.segment.identity)
         return None
 
-    def _claimed_or_seen(self, run: Run) -> Claim | None:
-        file = run.segment.file
-        with suppress(NoRoomError):
-            self.room.check(Amount(pages(run.length)))
-            if self.can_lock:
-                with self.room.beginning(file):
-                    return claim(file, run.first, run.end)
-        return see(file, run.first, run.end)  # nobody is to wait for what will not be filled
+    def answer_to_fill(self, run: Run, first: int, end: int) -> Claim | None:
+        """Ask for blocks that were fetched without a claim, in the thread that is about to write them.
+
+        None = nobody has them, and there are no claims now.  What is granted is that thread's to give up.
+        """
+        try:
+            # Where one question hangs this one would, and a thread that fills with it.
+            return self._claimed_or_seen(run.segment.file, first, end, can_lock=self.can_lock and not self._hanging)
+        except OSError:
+            return None  # the write will tell
+
+    def _claimed_or_seen(self, file: SegmentFile, first: int, end: int, *, can_lock: bool) -> Claim | None:
+        for _ in range(ATTEMPTS):
+            with suppress(BlockLostError):  # sealed or dropped at this moment
+                with suppress(NoRoomError):
+                    self.room.check(Amount(pages(extent(file.blocks, first, end)[1])))
+                    if can_lock:
+                        with self.room.beginning(file):
+                            return claim(file, first, end)
+                return see(file, first, end)  # nobody is to wait for what will not be filled
+        return None
 
     # ---------------------------------------------------------------- on the trio thread again
 

@@ -16,7 +16,7 @@ from functools import partial
 import trio
 from crc32c import crc32c
 
-from dsfs.cache.claims import Claims
+from dsfs.cache.claims import Claims, release_quietly
 from dsfs.cache.health import BackingHealth
 from dsfs.cache.memory import Memory
 from dsfs.cache.pool import Bridge, Pool, Priority, Ticket
@@ -27,7 +27,7 @@ from dsfs.model.allotment import Refusal
 from dsfs.model.blocks import extent, pages
 from dsfs.model.errors import BackingError, BlockLostError, NoRoomError
 from dsfs.model.retention import NOTHING, Amount
-from dsfs.storage.claim import look, see
+from dsfs.storage.claim import Answer, look
 from dsfs.storage.residency import ResidencyIndex, SegmentRecord, hour_of
 from dsfs.storage.room import Room
 from dsfs.storage.segment import State
@@ -101,23 +101,35 @@ class Filler:
         filled = True
         try:
             for first, end in extents:  # each, also behind a failure
-                if not self._is_filled(run, first, end):
-                    filled = self._write(run, first, end) and filled
+                filled = self._fill_blocks(run, first, end) and filled
         except Exception:
             filled = False
             log.exception("unexpected error while filling segment %s", run.segment.identity)
         finally:
             self.bridge.post(partial(self._done, run, filled=filled))
 
-    def _is_filled(self, run: Run, first: int, end: int) -> bool:
-        """Whether another node has filled meanwhile what was fetched without a claim."""
+    def _fill_blocks(self, run: Run, first: int, end: int) -> bool:
+        """Write the blocks first..end-1 of the run; False if not all of them are resident now.
+
+        Of what was fetched without a claim only what no other node has filled meanwhile, or fills now.
+        """
         if run.claimed_s is not None:
-            return False
-        try:
-            found = see(run.segment.file, first, end)
-        except (OSError, BlockLostError):
-            return False  # the write will tell
-        return found is not None and found.end >= end
+            return self._write(run, first, end)
+        filled = True
+        while first < end:
+            found = self.claims.answer_to_fill(run, first, end)
+            until = found.end if found else end
+            answer = found.answer if found else None
+            if answer is Answer.HELD and run.held_since_s is None:
+                filled = False
+            elif answer is not Answer.RESIDENT:  # also what is held, if its holder was waited for in vain
+                try:
+                    filled = self._write(run, first, until) and filled
+                finally:
+                    if answer is Answer.GRANTED:
+                        release_quietly(run.segment, first, until)
+            first = until
+        return filled
 
     def _write(self, run: Run, first: int, end: int) -> bool:
         """Write the blocks first..end-1 of the run; False if the backing directory did not take them."""

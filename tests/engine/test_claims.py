@@ -144,6 +144,8 @@ async def test_reader_waits_no_longer_than_patience_for_a_node_that_stands_still
         mock_clock.jump(0.3)
         await until(lambda: second.got is not None, "the read")
         assert b.metrics.claims_ignored.value() == 1
+        await b.filler.wait_idle()
+        assert b.metrics.fill_bytes.value()  # though the other one has its claim yet
         gate.open()
     assert first.is_right
     assert second.is_right

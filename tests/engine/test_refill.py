@@ -1,5 +1,6 @@
 """What is in memory and found no room to be filled is filled when there is some, and fetched no more."""
 
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -8,7 +9,10 @@ import trio
 
 from dsfs.cache.refill import Refiller
 from dsfs.model.allotment import Refusal
-from tests.engine.engine import MIB, PREFIX, Engine, running
+from dsfs.model.errors import NoRoomError
+from dsfs.model.retention import Amount
+from tests.engine.claiming import nodes
+from tests.engine.engine import MIB, PREFIX, Engine, running, until
 from tests.engine.fake_origin import FakeOrigin
 from tests.engine.faults import Faults
 
@@ -26,6 +30,14 @@ def origin() -> FakeOrigin:
     for path, content in CONTENTS.items():
         made.put(PREFIX + path, content)
     return made
+
+
+def has_room_for(engine: Engine, size_bytes: int) -> bool:
+    try:
+        engine.room.check(Amount(size_bytes))
+    except NoRoomError:
+        return False
+    return True
 
 
 async def read_all(engine: Engine) -> None:
@@ -70,3 +82,35 @@ async def test_what_is_beyond_its_share_is_not_asked_for(
         await engine.settle()
         assert engine.metrics.fill_bytes.value() == engine.metrics.fill_skipped_bytes.value(Refusal.SHARE.value) == 0
         assert "backing.statvfs" not in faults.reached
+
+
+async def test_what_two_nodes_have_in_memory_is_filled_by_one_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else one could write to what the other has just sealed, all of which would be checked again."""
+    origin, content = FakeOrigin(), Random(2).randbytes(3 * MIB + 1_000)  # of one run
+    origin.put(PREFIX + "v1/file", content)
+    async with nodes(tmp_path, origin, 2) as (a, b):
+        for engine in (a, b):
+            engine.leave_room(0)
+            assert await engine.read_path("v1/file") == content
+            await engine.settle()
+        for engine in (a, b):
+            engine.leave_room(100 * MIB)
+            # That there is none is believed for some seconds.
+            await until(partial(has_room_for, engine, 2 * len(content)), "room")
+        gate = Faults(monkeypatch).hold("segment.data")
+        await refiller(a).look()
+        await until(gate.reached.is_set, "a fill")
+        await refiller(b).look()
+        with trio.fail_after(20):
+            await b.filler.wait_idle()
+        gate.open()
+        for engine in (a, b):
+            await engine.settle()
+            await refiller(engine).look()
+            await engine.settle()
+        assert (a.metrics.fill_bytes.value(), b.metrics.fill_bytes.value()) == (len(content), 0)
+        assert a.metrics.seal_segments.value() == 1
+        assert await b.read_path("v1/file") == content
+    assert origin.sent_bytes == 2 * len(content)
