@@ -1,7 +1,8 @@
 """The codec of `.map` and `.sum` files: a header page, then 8 bytes a block.
 
     header   magic, format version, identity, number of blocks, bytes of the segment, inode and mtime of the sealed
-             file (0 in a map), CRC32C of the records (0 in a map), CRC32C of the header itself
+             file (in a map: of the one that it was before somebody changed it, else 0), CRC32C of the records (0 in a
+             map), CRC32C of the header itself
     record   CRC32C of the block's data, then PRESENT or 0; little-endian
 
 A record is written after its data.  It need not be flushed before or after them: whoever finds a record
@@ -27,7 +28,7 @@ CRC = struct.Struct("<I")
 
 @dataclass(frozen=True, slots=True)
 class MapHeader:
-    """`inode` and `mtime_ns` are those of the sealed file; 0 while the segment is being filled."""
+    """`inode` and `mtime_ns` are those of the sealed file; in a map 0, unless it was sealed before."""
 
     identity: str
     count: int

@@ -64,10 +64,13 @@ def write_sum(path: Path, blocks: BlockTable, block_map: BlockMap, stamp: Stamp)
     replace_file(beside(path, ".sum"), blockmap.encode_header(header, records) + records)
 
 
-def place_map(path: Path, blocks: BlockTable, block_map: BlockMap) -> bool:
+def place_map(path: Path, header: MapHeader, block_map: BlockMap) -> bool:
     """Write a whole map, and whether there was none: another node may have been first, and may hold claims on it."""
-    header = blockmap.encode_header(MapHeader(path.name, len(blocks), blocks.size))
-    return place_file(beside(path, ".map"), header + block_map.encode(0, len(block_map)))
+    return place_file(beside(path, ".map"), _encode_map(header, block_map))
+
+
+def _encode_map(header: MapHeader, block_map: BlockMap) -> bytes:
+    return blockmap.encode_header(header) + block_map.encode(0, len(block_map))
 
 
 @dataclass(slots=True)
@@ -126,11 +129,11 @@ class Filling(OpenFiles):
 
     `stamp`: what fstat said of the data when our last write had ended; `writers`: threads inside that write;
     `changes`: how often somebody else changed the data; `fills`: how often each block was recorded, modulo 256.
-    `is_doubtful`: a block proved bad, or what was sealed was changed: as a change in the time of an own write does not
-    show in the stamp, all is checked once more before the seal.
+    `is_doubtful`: a block proved bad, or what was sealed was changed (the header of the map says so to all nodes): as a
+    change in the time of an own write does not show in the stamp, all is checked once more before the seal.
     """
 
-    def __init__(self, place: Place, data: DirectFile, block_map: BlockMap) -> None:
+    def __init__(self, place: Place, data: DirectFile, header: MapHeader, block_map: BlockMap) -> None:
         """Open the map's file; `data` is closed if that fails, with FileNotFoundError if one of them is gone."""
         super().__init__(place.lock)
         try:
@@ -151,7 +154,7 @@ class Filling(OpenFiles):
         self.map = block_map
         self.writers = 0
         self.changes = 0
-        self.is_doubtful = False
+        self.is_doubtful = header.inode != 0
         self._in_place_s = -math.inf
         self.fills = bytearray(len(block_map))
 
@@ -170,14 +173,15 @@ class Filling(OpenFiles):
         place.made.note(ours)
         data = DirectFile(beside(place.path, ".part"), size=place.blocks.size)
         try:
-            is_new = place_map(place.path, place.blocks, BlockMap(len(place.blocks)))
+            header = MapHeader(place.path.name, len(place.blocks), place.blocks.size)
+            is_new = place_map(place.path, header, BlockMap(len(place.blocks)))
             is_sealed = is_there(place.path)
             are_gone = is_sealed and remove_old_names(place.path, data.fd, place.fs)
             if are_gone or not is_new:
                 place.made.note(NOTHING - ours)
             if is_sealed:
                 raise BlockLostError(f"segment {place.path.name} was sealed by another node meanwhile")
-            _, block_map = read_records(place, ".map")
+            header, block_map = read_records(place, ".map")
         except DamagedMapError as exc:
             os.close(data.fd)
             raise BlockLostError(f"segment {place.path.name} was sealed or dropped by another node: {exc}") from exc
@@ -185,32 +189,32 @@ class Filling(OpenFiles):
             os.close(data.fd)
             raise
         with unless_removed(place.path.name):
-            return cls(place, data, block_map)
+            return cls(place, data, header, block_map)
 
     @classmethod
     def open(cls, place: Place) -> "Filling":
         """The files that are there; DamagedMapError or FileNotFoundError if they are of no use."""
-        _, block_map = read_records(place, ".map")
-        return cls(place, DirectFile(beside(place.path, ".part")), block_map)
+        header, block_map = read_records(place, ".map")
+        return cls(place, DirectFile(beside(place.path, ".part")), header, block_map)
 
     @classmethod
-    def unseal(cls, place: Place, block_map: BlockMap) -> "Filling":
-        """Make a sealed file one that is being filled; `block_map` is its checksums.
+    def unseal(cls, place: Place, header: MapHeader, block_map: BlockMap) -> "Filling":
+        """Make a sealed file one that is being filled; `header` and `block_map` are what its `.sum` says.
 
         OSError of GONE if somebody else does the same, or has removed it; UnsealError if the medium refuses.
         """
         try:
-            is_new = place_map(place.path, place.blocks, block_map)
+            is_new = place_map(place.path, header, block_map)
             place.made.note(overhead(place.blocks))  # of which the seal takes off what it does not need
             reach("segment.unseal")
             os.rename(place.path, beside(place.path, ".part"))
             reach("segment.unsealed")
             remove(beside(place.path, ".sum"))
-            filling = cls(place, DirectFile(beside(place.path, ".part")), block_map)
-            filling.is_doubtful = True
+            filling = cls(place, DirectFile(beside(place.path, ".part")), header, block_map)
             try:
                 if not is_new:  # but one that somebody left, or is about to fill: it is to say the same
-                    filling._write(0, len(block_map))
+                    reach("segment.map")
+                    os.pwrite(filling._map_fd, _encode_map(header, block_map), 0)
             except BaseException:
                 filling.close()
                 raise

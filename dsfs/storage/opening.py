@@ -53,7 +53,7 @@ def _open_sealed(place: Place) -> SealedFile | Filling | None:
                     continue
                 # By somebody; the blocks that its checksums still vouch for are kept.
                 _fault(place, "was changed after it was sealed; every block is checked before it is used again")
-                return Filling.unseal(place, block_map)
+                return Filling.unseal(place, header, block_map)
             except OSError as exc:
                 if exc.errno not in GONE:
                     raise
