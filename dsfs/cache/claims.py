@@ -1,10 +1,10 @@
 """Claims: before a run is fetched, the other nodes are told, so that they wait for it and do not fetch it too.
 
-A run is asked for in a thread; those of one segment one after the other, what readers wait for first.  The same thread
-gives up the segment's claims that have ended, before the next question: a lock is the open file's, so that the end of a
-claim would end a newer one of the same blocks.  The threads have a pool of their own: a question is small and is not to
-wait behind the fills of whole runs.  The answer holds for the first block of the run, and for as many behind it as it
-says (storage/claim.py):
+A run is asked for in a thread; those of one segment one after the other, what readers wait for first.  Before each
+question the segment's claims that have ended are given up: a lock is the open file's, so that the end of a claim would
+end a newer one of the same blocks.  The threads have a pool of their own: a question is small and is not to wait behind
+the fills of whole runs.  The answer holds for the first block of the run, and for as many behind it as it says
+(storage/claim.py):
 
 granted     they are this node's to fetch
 resident    another node has filled them meanwhile: whoever wants them looks again
@@ -135,8 +135,7 @@ class Claims:
         try:
             with suppress(IndexError):  # there is none, or it was given up
                 run = others.unclaimed.popleft()
-            while others.released:  # after that: what ended before the run was queued is there now
-                release_quietly(segment, *others.released.popleft())
+            _release_ended(segment)  # after that: what ended before the run was queued is there now
             if run is not None:
                 self.bridge.post(partial(self._came, run, self._answer(run)))
         finally:
@@ -154,8 +153,9 @@ class Claims:
     def answer_to_fill(self, run: Run, first: int, end: int) -> Claim | None:
         """Ask for blocks that were fetched without a claim, in the thread that is about to write them.
 
-        None = nobody has them, and there are no claims now.  What is granted is that thread's to give up.
+        None = there are no claims now.  What is granted is that thread's to give up.
         """
+        _release_ended(run.segment)
         try:
             # Where one question hangs this one would, and a thread that fills with it.
             return self._claimed_or_seen(run.segment.file, first, end, can_lock=self.can_lock and not self._hanging)
@@ -190,9 +190,9 @@ class Claims:
             answer = None
         question = self._asked.pop(run, None)
         if question is None:  # given up: the run has gone on without
-            self._hanging.discard(run)
             if answer is not None and answer.answer is Answer.GRANTED:
                 self._release(run.segment, run.first, answer.end)
+            self._hanging.discard(run)
             return
         if answer is not None and answer.answer is Answer.GRANTED:
             run.claimed_s = trio.current_time()
@@ -283,6 +283,14 @@ class Claims:
     def _release(self, segment: ActiveSegment, first: int, end: int) -> None:
         segment.others.released.append((first, end))
         self._have_served(segment, Priority.READER)
+
+
+def _release_ended(segment: ActiveSegment) -> None:
+    """Give up the claims that have ended; behind that none of them is given up late, by whoever was at it."""
+    others = segment.others
+    with others.releasing:
+        while others.released:
+            release_quietly(segment, *others.released.popleft())
 
 
 def release_quietly(segment: ActiveSegment, first: int, end: int) -> None:

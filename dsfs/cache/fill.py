@@ -86,6 +86,7 @@ class Filler:
     def fill_again(self, run: Run) -> None:
         """The run is in memory, and was not filled, or was dropped since."""
         self.memory.unsettle(run)
+        run.held_since_s = None  # who is waited for in vain may be another one by now
         run.segment.unfilled_runs += 1
         self.fill(run)
 

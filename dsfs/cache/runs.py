@@ -13,6 +13,7 @@ INVARIANT: `segment.runs[b] is run` implies run.first <= b < run.end, and the ru
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -189,12 +190,13 @@ class Others:
     """What is known of the other nodes at one segment; see claims.py.
 
     `unclaimed`: runs that they are to be asked about, by the thread that has `ticket`; `released`: blocks whose claims
-    it is to give up before; `news_s`: when blocks were last learned from them, of which there were `learned_blocks`;
-    `distrusted_until_s`: until then nobody waits for their claims.
+    are to be given up before, by one thread at a time (`releasing`); `news_s`: when blocks were last learned from them,
+    of which there were `learned_blocks`; `distrusted_until_s`: until then nobody waits for their claims.
     """
 
     unclaimed: deque[Run] = field(default_factory=deque)
     released: deque[tuple[int, int]] = field(default_factory=deque)
+    releasing: threading.Lock = field(default_factory=threading.Lock)
     ticket: Ticket | None = None
     learned_blocks: int = 0
     news_s: float = 0.0

@@ -11,9 +11,11 @@ from dsfs.cache.refill import Refiller
 from dsfs.model.allotment import Refusal
 from dsfs.model.errors import NoRoomError
 from dsfs.model.retention import Amount
+from dsfs.storage.claim import Answer, claim, release
+from dsfs.storage.segment import SegmentFile
 from tests.engine.claiming import nodes
 from tests.engine.engine import MIB, PREFIX, Engine, running, until
-from tests.engine.fake_origin import FakeOrigin
+from tests.engine.fake_origin import GATE_TIMEOUT_S, FakeOrigin, Gate
 from tests.engine.faults import Faults
 
 CONTENTS = {f"v1/file-{number}": Random(number).randbytes(5 * MIB + 1_000) for number in range(2)}
@@ -114,3 +116,46 @@ async def test_what_two_nodes_have_in_memory_is_filled_by_one_of_them(
         assert a.metrics.seal_segments.value() == 1
         assert await b.read_path("v1/file") == content
     assert origin.sent_bytes == 2 * len(content)
+
+
+async def test_late_end_of_a_claim_does_not_end_that_of_the_fill_out_of_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    origin, content = FakeOrigin(), Random(2).randbytes(3 * MIB + 1_000)
+    origin.put(PREFIX + "v1/file", content)
+    fetch = origin.hold(PREFIX + "v1/file")
+    async with nodes(tmp_path, origin, 2) as (a, b):
+        file, theirs = await a.open("v1/file"), await b.open("v1/file")
+        assert file.segment is not None
+        assert theirs.segment is not None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(a.read, file, 0, 4096)
+            await until(fetch.reached.is_set, "a fetch, with a claim")
+            a.leave_room(0)
+            end = Gate()
+
+            def end_late(segment: SegmentFile, first: int, until_block: int) -> None:
+                end.reached.set()
+                end.opened.wait(GATE_TIMEOUT_S)
+                release(segment, first, until_block)
+
+            monkeypatch.setattr("dsfs.cache.claims.release", end_late)
+            fetch.open()
+        await a.filler.wait_idle()
+        await until(end.reached.is_set, "the end of the claim")
+        a.leave_room(100 * MIB)
+        await until(partial(has_room_for, a, 2 * len(content)), "room")
+        write = Faults(monkeypatch).hold("segment.data")
+        await refiller(a).look()
+        with trio.move_on_after(0.5):  # it is to wait for that end
+            await until(write.reached.is_set)
+        end.open()
+        await until(write.reached.is_set, "a fill")
+        await until(lambda: file.segment is not None and file.segment.others.ticket is None, "no claim to be ended")
+        theirs.segment.file.open()
+        answer = await trio.to_thread.run_sync(claim, theirs.segment.file, 0, len(theirs.segment.file.blocks))
+        write.open()
+        await a.settle()
+        assert answer.answer is Answer.HELD
+        a.opener.release(file)
+        b.opener.release(theirs)

@@ -313,6 +313,8 @@ def test_limit_holds_while_readers_fill_and_what_they_want_less_leaves(
     node = make_node(settings=settings, backing=small.path).start()
     old = versions["v1"]
     read(node, old)
+    for name in ("v2", "v3", "v4"):  # while there is room: a catalog that finds none is tried again in a minute
+        node.ask("ls", target=versions[name].name)
     make_old(node, old).start()
 
     is_over = threading.Event()
